@@ -16,23 +16,14 @@ _SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-      experiments: proposals that are over, kept or not; the baseline is not counted.
-      seconds: spent on all experiments, over every process that worked on the run.
-      dollars: spent on proposals.
-      since_keep: proposals since the last keep that was an improvement; a refactoring is none.
-      metric: the metric's name.
-      score: the champion's.
-    """
-
-    experiments: int
-    seconds: float
-    dollars: float
-    since_keep: int
-    metric: str
-    score: float
+    experiments: int  # proposals that are over, kept or not; the baseline is not counted
+    seconds: float  # spent on all experiments, over every process that worked on the run
+    dollars: float  # spent on proposals
+    since_keep: int  # proposals since the last keep that was an improvement; a refactoring is none
+    metric: str  # the metric's name
+    score: float  # the champion's
 
 
 @dataclass(frozen=True)
@@ -110,12 +101,6 @@ def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
 def _count(left: float) -> str:
     number = math.ceil(left - _SLACK)
     return f"{number} experiment{'s' if number != 1 else ''}"
-
-
-def parse_stop(text: str) -> Stop | None:
-    """The only condition that a text states; None if it states another number of them, or something else beside it."""
-    stops, unclear = read_stops([text])
-    return stops[0] if len(stops) == 1 and not unclear else None
 
 
 def read_stops(lines: Sequence[str]) -> tuple[list[Stop], list[str]]:

@@ -4,14 +4,14 @@ import dataclasses
 import re
 from dataclasses import replace
 
-import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.briefs import LOSS_CURVE, read_loss_file
-from autoresearch_jax.engine.limits import Progress, limits_left, parse_stop
+from autoresearch_jax.engine.limits import Progress, limits_left, read_stops
 from autoresearch_jax.proposers.base import CONSTANTS_PROPOSER, Proposal
 from autoresearch_jax.proposers.briefing import write_brief
+from autoresearch_jax.types import Status
 
 HEADER = "step,elapsed_seconds,loss\n"
 
@@ -29,16 +29,12 @@ class Curved(FakeTask):
         )
 
 
-@pytest.fixture
-def briefs(bench):
+def test_facts_scores_curves_and_what_is_left_and_nothing_of_the_validation_text(bench):
     """Of a short run with the rule that knows the noise."""
     proposer = ScriptedProposer([moved(LR=0.1), moved(LR=0.2), moved(DEPTH=5), moved(FAULT="reject"), moved(LR=0.3)])
     rule = LineageRule(FakeTask().metric, LineageSettings())
     bench.loop(Curved(), proposer, rule, max_experiments=5).run()
-    return proposer.briefs
-
-
-def test_the_champions_facts_and_nothing_of_the_validation_text(briefs):
+    briefs = proposer.briefs
     assert briefs[0].facts == {
         "device_kind": "a fake",
         "budget_steps": 1,
@@ -46,11 +42,19 @@ def test_the_champions_facts_and_nothing_of_the_validation_text(briefs):
         "champion's peak_memory_bytes": 2**30,
     }
     assert "1.23456" not in write_brief(briefs[-1], "", 10_000)
-
-
-def test_what_it_takes_and_what_the_task_asks_for_is_told(briefs):
     assert {brief.contract for brief in briefs} == {FakeTask().contract}
     assert re.search(r"a gain of about [\d.]+ in one run is clear", briefs[-1].to_be_kept[0])
+    for brief in briefs:
+        assert 0 < brief.noise_floor < 0.005
+        assert len(repr(brief.noise_floor).strip("0.")) == 1, "one digit"
+        scores = [outcome.score for outcome in brief.history if outcome.score is not None]
+        assert all(len(repr(score)) <= len("1.1234") for score in [*scores, brief.champion_score]), "no finer than it"
+        measured = [outcome.reason for outcome in brief.history if outcome.status is Status.OK]
+        assert not re.search(r"\d", "".join(measured))
+    assert briefs[0].curves[0] == [100.0, 90.0, 80.0, 70.0, 60.0, 50.0, 40.0, 30.0, 20.0, 10.0]
+    assert [sorted(brief.curves) for brief in briefs] == [[0], [1], [1, 2], [1, 2, 3], [1, 2, 3]], "4 was never trained"
+    left = [brief.limits_left for brief in briefs]
+    assert left == [(f"{number} experiment{'s' if number > 1 else ''}",) for number in (5, 4, 3, 2, 1)]
 
 
 def test_the_diffs_of_the_latest_candidates_with_a_score_that_moved_more_than_constants(bench):
@@ -87,26 +91,10 @@ def test_the_diffs_of_the_latest_candidates_with_a_score_that_moved_more_than_co
     assert all(line[0] in " +-@." for line in lines)
 
 
-def test_scores_are_no_finer_than_the_noise_floor(briefs):
-    for brief in briefs:
-        assert 0 < brief.noise_floor < 0.005
-        assert len(repr(brief.noise_floor).strip("0.")) == 1, "one digit"
-        scores = [outcome.score for outcome in brief.history if outcome.score is not None]
-        assert all(len(repr(score)) <= len("1.1234") for score in [*scores, brief.champion_score])
-
-
-def test_curves_of_the_champion_and_the_latest_candidates_that_have_one(briefs):
-    assert briefs[0].curves[0] == [100.0, 90.0, 80.0, 70.0, 60.0, 50.0, 40.0, 30.0, 20.0, 10.0]
-    assert [sorted(brief.curves) for brief in briefs] == [[0], [1], [1, 2], [1, 2, 3], [1, 2, 3]], "4 was never trained"
-
-
-def test_what_is_left(briefs):
-    assert [brief.limits_left for brief in briefs] == [
-        *(("5 experiments",), ("4 experiments",), ("3 experiments",), ("2 experiments",), ("1 experiment",))
-    ]
+def test_what_is_left_in_words():
     items = ("100 experiments", "8 hours", "20 dollars", "no keep in 40 experiments", "loss <= 0.97", "8 minutes")
     progress = Progress(experiments=63, seconds=479.0, dollars=1.5, since_keep=39, metric="loss", score=1.0)
-    assert limits_left([parse_stop(item) for item in items], progress) == (
+    assert limits_left([read_stops([item])[0][0] for item in items], progress) == (
         *("37 experiments", "7.9 hours", "18.50 dollars", "1 experiment without a keep end the search"),
         *("the search ends at loss <= 0.97", "1.0 seconds"),
     )

@@ -81,7 +81,7 @@ def reverts(ledger):
     return [row for row in ledger.experiments() if row.kind is Kind.REVERT]
 
 
-def test_an_edit_that_was_kept_by_luck_is_reverted_on_the_branch(bench, run_git):
+def test_an_edit_that_was_kept_by_luck_is_reverted_on_the_branch_and_that_is_told(bench, run_git):
     night(bench)
     ledger = bench.ledger()
     rows = ledger.experiments()
@@ -114,11 +114,6 @@ def test_an_edit_that_was_kept_by_luck_is_reverted_on_the_branch(bench, run_git)
     assert git_differences(bench.repo) == []
     assert ledger_page_differences(bench.folder.ledger) == []
 
-
-def test_a_night_tells_what_is_certified_and_what_was_reverted(bench):
-    night(bench)
-    ledger = bench.ledger()
-    (revert,) = reverts(ledger)
     words = [found.word for found in certificates(ledger).values()]
     assert words == [Word.REVERTED, Word.CERTIFIED, Word.CERTIFIED]
     summary = summarize_run(ledger)
@@ -162,6 +157,8 @@ def test_a_second_start_does_nothing_more(bench):
     assert night(bench, task=task, certification=AT_END) == reason
     assert task.measured == []
     assert substance(bench.ledger()) == before
+    with pytest.raises(RunFolderError, match=r"certify_share 0.6 then, 0.2 now"):
+        night(bench, [], certification=replace(AT_END, share=0.2))
 
 
 def test_greedy_certifies_nothing(bench):
@@ -170,12 +167,6 @@ def test_greedy_certifies_nothing(bench):
     assert {row.kind for row in ledger.experiments()} == {Kind.BASELINE, Kind.PROPOSAL}
     assert spent(ledger) == []
     assert certificates(ledger) == {}
-
-
-def test_a_run_keeps_to_what_certification_may_spend(bench):
-    night(bench, [])
-    with pytest.raises(RunFolderError, match=r"certify_share 0.4 then, 0.2 now"):
-        night(bench, [], certification=replace(SETTINGS, share=0.2))
 
 
 CONFLICT = SOURCE.replace("LR = 0.5", "LR = 0.1") + TRICK + "MORE = 2\n"  # right below the trick
@@ -200,29 +191,6 @@ def test_what_cannot_be_taken_out_is_entered_once(bench, lucky, after, why):
     assert ledger.trials(row.id) == []
     assert ledger.source(row.id) == ledger.source(row.parent)
     assert certificates(ledger)[1].word is not Word.REVERTED
-    assert git_differences(bench.repo) == []
-
-
-class Interrupted(LuckyTask):
-    """Each process runs one trial."""
-
-    def measure(self, candidate, **arguments):
-        if self.measured:
-            raise KeyboardInterrupt
-        return super().measure(candidate, **arguments)
-
-
-@pytest.mark.parametrize(
-    "settings", [SETTINGS, pytest.param(AT_END, marks=pytest.mark.slow)], ids=["meanwhile", "at the end"]
-)
-def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin, settings):
-    night(twin, certification=settings)
-    assert spent(twin.ledger())
-    starts = 0
-    while night(bench, task=Interrupted(), certification=settings) == INTERRUPTED:
-        starts += 1
-    assert starts == len(twin.ledger().trials()) - 1
-    assert substance(bench.ledger()) == substance(twin.ledger())
     assert git_differences(bench.repo) == []
 
 
@@ -314,20 +282,13 @@ def test_a_target_that_certification_takes_back_does_not_end_the_search(bench):
     assert f"{target}: not after certification, so the search goes on" in bench.recorder.notices
 
 
-def test_killed_while_a_target_is_certified_the_run_goes_on_as_if_nothing_had_been(bench, twin):
-    rule = LineageRule(Metric("loss"), fresh_runs=0)
-    script = [LUCKY, BETTER, WORSE]
-    for each in (bench, twin):
-        night(each, [], rule=rule, certification=AT_END)
-    baseline = summarize_run(twin.ledger()).champion_score.mean
-    for each in (bench, twin):
-        page = each.program.read_text()
-        each.program.write_text(page.replace("8 experiments", f"loss <= {baseline - 1.5 * SIGMA:.4f}"))
-    reason = night(twin, script, rule=rule, certification=AT_END)
-    while (found := night(bench, script, Interrupted(), rule, AT_END)) == INTERRUPTED:
-        pass
-    assert found == reason
-    assert substance(bench.ledger()) == substance(twin.ledger())
+class Interrupted(LuckyTask):
+    """Dies before its second trial."""
+
+    def measure(self, candidate, **options):
+        if self.measured:
+            raise KeyboardInterrupt
+        return super().measure(candidate, **options)
 
 
 def test_certification_anew_that_was_cut_short_gets_no_further_share(bench, twin):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.engine.certifying import CONFLICT, SUPERSEDED, Reverted, Version, revert
 from autoresearch_jax.engine.git import Git, GitError
 
@@ -53,80 +52,40 @@ FIRST = ("x + 1", "x + 10")
 THIRD = ("x - 3", "x - 30")
 
 
-def test_a_constant_is_set_back_and_all_else_stays(merge):
-    one = edited(BASELINE, LR)
-    two = edited(one, DEPTH, FIRST)
-    assert revert(versions(one, two), 1, merge) == Reverted(edited(BASELINE, DEPTH, FIRST))
+ONE = edited(BASELINE, LR)
+AGAIN = edited(ONE, ("LR = 0.2", "LR = 0.1"))
+CODE = edited(BASELINE, FIRST)
+WIDE = edited(BASELINE, ("DEPTH = 2**2", "DEPTH = 2**2\nWIDTH = 3"))
+MIXED = edited(BASELINE, FIRST, LR, DEPTH)
+TWICE = edited(BASELINE, ("DEPTH = 2**2", "DEPTH = 4\nDEPTH = 5"))
+DEEPER = ("DEPTH = 6", "DEPTH = 8")
 
 
-def test_the_last_change_taken_back_gives_the_text_before_it(merge):
-    one = edited(BASELINE, FIRST)
-    two = edited(one, THIRD)
-    assert revert(versions(one, two), 2, merge) == Reverted(one)
-
-
-def test_a_constant_that_was_moved_again_is_superseded(merge):
-    one = edited(BASELINE, LR)
-    two = edited(one, ("LR = 0.2", "LR = 0.1"))
-    three = edited(two, FIRST)
-    found = revert(versions(one, two, three), 1, merge)
-    assert found == Reverted(None, SUPERSEDED, "LR was moved again by 20")
-
-
-def test_of_several_constants_those_are_set_back_that_were_not_moved_again(merge):
-    one = edited(BASELINE, LR, DEPTH)
-    two = edited(one, ("DEPTH = 6", "DEPTH = 8"))
-    found = revert(versions(one, two), 1, merge)
-    assert found.source is not None
-    assert {name: read_constants(found.source)[name] for name in ("LR", "DEPTH")} == {"LR": 0.5, "DEPTH": 8}
-    assert found.note == "DEPTH was moved again by 20"
-
-
-def test_code_is_merged(merge):
-    one = edited(BASELINE, FIRST)
-    two = edited(one, THIRD)
-    found = revert(versions(one, two), 1, merge)
-    assert found.source is not None
-    assert "x + 1\n" in found.source
-    assert "x - 30\n" in found.source
-
-
-def test_a_constant_on_the_next_line_is_no_conflict(merge):
-    """LR and DEPTH stand on neighbouring lines, with a new one between them."""
-    one = edited(BASELINE, ("DEPTH = 2**2", "DEPTH = 2**2\nWIDTH = 3"))
-    two = edited(one, LR, DEPTH, ('"SL"', '"SSSL"'))
-    found = revert(versions(one, two), 1, merge)
-    assert found.source is not None
-    constants = read_constants(found.source)
-    assert "WIDTH" not in constants
-    assert (constants["LR"], constants["DEPTH"], constants["PATTERN"]) == (0.2, 6, "SSSL")
-
-
-def test_code_and_constants_of_one_change_go_together(merge):
-    one = edited(BASELINE, FIRST, LR, DEPTH)
-    two = edited(one, THIRD, ("DEPTH = 6", "DEPTH = 8"))
-    found = revert(versions(one, two), 1, merge)
-    assert found.source is not None
-    assert (read_constants(found.source)["LR"], read_constants(found.source)["DEPTH"]) == (0.5, 8)
-    assert "x + 1\n" in found.source
-    assert "x - 30\n" in found.source
-    assert found.note == "DEPTH was moved again by 20"
-
-
-def test_later_changes_of_the_same_lines_are_a_conflict(merge):
-    one = edited(BASELINE, FIRST)
-    two = edited(one, ("x + 10", "x + 100"))
-    assert revert(versions(one, two), 1, merge) == Reverted(None, CONFLICT, "later changes touch the same lines")
-    assert revert(versions(one, two), 2, merge).source == one
-
-
-def test_a_constant_that_is_bound_twice_is_merged_as_text(merge):
-    one = edited(BASELINE, ("DEPTH = 2**2", "DEPTH = 4\nDEPTH = 5"))
-    two = edited(one, THIRD)
-    found = revert(versions(one, two), 1, merge)
-    assert found.source is not None
-    assert read_constants(found.source)["DEPTH"] == 4
-    assert found.source.count("DEPTH") == 1
+@pytest.mark.parametrize(
+    ("sources", "index", "found"),
+    [
+        ([ONE, edited(ONE, DEPTH, FIRST)], 1, Reverted(edited(BASELINE, DEPTH, FIRST))),
+        ([CODE, edited(CODE, THIRD)], 1, Reverted(edited(BASELINE, THIRD))),
+        ([CODE, edited(CODE, THIRD)], 2, Reverted(CODE)),
+        ([ONE, AGAIN, edited(AGAIN, FIRST)], 1, Reverted(None, SUPERSEDED, "LR was moved again by 20")),
+        # a constant on the next line is no conflict, nor is one that is bound twice
+        ([WIDE, edited(WIDE, LR, DEPTH)], 1, Reverted(edited(BASELINE, LR, DEPTH))),
+        ([TWICE, edited(TWICE, THIRD)], 1, Reverted(edited(BASELINE, THIRD))),
+        # code and constants go together, but for those that were moved again
+        (
+            [MIXED, edited(MIXED, THIRD, DEEPER)],
+            1,
+            Reverted(edited(BASELINE, ("DEPTH = 2**2", "DEPTH = 8"), THIRD), note="DEPTH was moved again by 20"),
+        ),
+        (
+            [CODE, edited(CODE, ("x + 10", "x + 100"))],
+            1,
+            Reverted(None, CONFLICT, "later changes touch the same lines"),
+        ),
+    ],
+)
+def test_one_change_is_taken_out_and_all_others_stay(merge, sources, index, found):
+    assert revert(versions(*sources), index, merge) == found
 
 
 def test_no_text_for_git_is_one_line(tmp_path):

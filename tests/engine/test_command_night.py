@@ -177,14 +177,6 @@ def test_killed_between_proposal_and_trial_the_agent_is_not_asked_again(agents, 
     assert "LR = 0.1" in agents.ledger().source(1)
 
 
-def test_an_agent_that_is_broken_is_waited_for_until_the_stopping_list_ends_the_run(agents):
-    (agents.repo / "agent.sh").unlink()  # in the user's checkout only: the copy is of the champion's commit
-    assert night(agents, FakeTask(), "no-such-agent", max_experiments=6).run() == "6 experiments reached"
-    assert all("exited with status 127" in row.reason for row in agents.ledger().experiments()[1:])
-    notices = agents.recorder.notices
-    assert [notice.partition(" in a row came to nothing")[0] for notice in notices] == ["5 proposals", "6 proposals"]
-
-
 def test_a_crash_goes_back_to_the_agent_with_what_it_said_and_the_mended_text_is_the_proposal(agents, tmp_path):
     command = f"""
         if grep -q 'Your last try was refused' BRIEF.md; then

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from doctored import ROOT
 from fakes import SOURCE
 
 from autoresearch_jax.engine.git import Git
@@ -74,15 +73,7 @@ def test_a_training_file_that_lfs_keeps_is_refused(repo: Path, run_git: RunGit) 
     ("settings", "variables", "author", "committer"),
     [
         ({"user.name": "", "user.email": "a@b"}, {}, "autoresearch <a@b>", "autoresearch <a@b>"),
-        ({"user.name": "."}, {}, "autoresearch <researcher@example.org>", "autoresearch <researcher@example.org>"),
         ({}, {"GIT_AUTHOR_NAME": ""}, "autoresearch <researcher@example.org>", "Researcher <researcher@example.org>"),
-        (
-            {},
-            {"GIT_COMMITTER_NAME": " "},
-            "Researcher <researcher@example.org>",
-            "autoresearch <researcher@example.org>",
-        ),
-        ({}, {"GIT_AUTHOR_NAME": "Me", "GIT_AUTHOR_EMAIL": "m@e"}, "Me <m@e>", "Researcher <researcher@example.org>"),
         ({"user.name": "", "user.email": ""}, {"EMAIL": ""}, "autoresearch <>", "autoresearch <>"),
     ],
 )
@@ -117,22 +108,17 @@ def test_what_was_tried_is_gone(repo: Path, run_git: RunGit) -> None:
     assert run_git(repo, "for-each-ref") == refs
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *("log.showSignature=true", "color.ui=always", "core.pager=false", "core.autocrlf=true", "core.eol=crlf"),
-        *(
-            "core.fsmonitor=no-such-program",
-            "i18n.commitEncoding=ISO-8859-1",
-            "status.short=true",
-            "core.quotePath=true",
-        ),
-        *("format.pretty=oneline", "diff.noprefix=true", "commit.gpgSign=true", "submodule.recurse=true"),
-        *("worktree.guessRemote=true", "checkout.guess=true", "status.showUntrackedFiles=all"),
-    ],
+SETTINGS = (
+    *("log.showSignature=true", "color.ui=always", "core.pager=false", "core.autocrlf=true", "core.eol=crlf"),
+    *("core.fsmonitor=no-such-program", "i18n.commitEncoding=ISO-8859-1", "status.short=true", "core.quotePath=true"),
+    *("format.pretty=oneline", "diff.noprefix=true", "commit.gpgSign=true", "submodule.recurse=true"),
+    *("worktree.guessRemote=true", "checkout.guess=true", "status.showUntrackedFiles=all"),
 )
-def test_settings_change_nothing(repo: Path, run_git: RunGit, setting: str) -> None:
-    run_git(repo, "config", *setting.split("="))
+
+
+def test_settings_change_nothing(repo: Path, run_git: RunGit) -> None:
+    for setting in SETTINGS:
+        run_git(repo, "config", *setting.split("="))
     place = workspace(repo, LR=0.25)
     start = place.baseline()
     assert start.source == SOURCE.replace("LR = 0.5", "LR = 0.25")
@@ -147,9 +133,9 @@ def test_settings_change_nothing(repo: Path, run_git: RunGit, setting: str) -> N
     assert b"encoding" not in body
 
 
-@pytest.mark.parametrize("variable", ["GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"])
-def test_paths_are_no_patterns(repo: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    monkeypatch.setenv(variable, "1")
+def test_paths_are_no_patterns(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"):
+        monkeypatch.setenv(variable, "1")
     try_commit(repo / "train_lib.py")
 
 
@@ -162,7 +148,7 @@ def test_a_worktree_that_git_knows_by_a_relative_path(repo: Path) -> None:
     keep_one(place)
 
 
-@pytest.mark.parametrize("kind", ["linked worktree", "submodule", "separate", "sparse", "sha256", "shallow"])
+@pytest.mark.parametrize("kind", ["linked worktree", "submodule", "sparse", "sha256"])
 def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path, kind: str) -> None:
     other = tmp_path / "other"
     match kind:
@@ -174,8 +160,6 @@ def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path
                 tmp_path / "super", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repo), "s"
             )
             other = tmp_path / "super/s"
-        case "separate":
-            run_git(tmp_path, "clone", "-q", f"--separate-git-dir={tmp_path / 'git'}", str(repo), str(other))
         case "sparse":
             run_git(tmp_path, "clone", "-q", "--sparse", str(repo), str(other))
         case "sha256":
@@ -183,8 +167,6 @@ def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path
             (other / "train_lib.py").write_text(SOURCE)
             run_git(other, "add", ".")
             run_git(other, "commit", "-qm", "start")
-        case "shallow":
-            run_git(tmp_path, "clone", "-q", "--depth=1", f"file://{repo}", str(other))
     try_commit(other / "train_lib.py")
     place = workspace(other)
     keep_one(place)
@@ -215,15 +197,7 @@ def test_a_clone_with_windows_line_ends(repo: Path, run_git: RunGit, tmp_path: P
     assert run_git(place.folder, "status", "--porcelain") == "", "nor is anything changed for the user's git"
 
 
-def test_scripts_of_a_clone_with_windows_line_ends_start(tmp_path: Path) -> None:
-    """The checkout's own attributes decide, whatever the user has set."""
-    for name in ("scripts/setup.sh", "configs/demo.flags", "program.md", "train_lib.py"):
-        words = ["git", "check-attr", "eol", "text", "--", name]
-        said = subprocess.check_output(words, cwd=ROOT, text=True).splitlines()
-        assert said == [f"{name}: eol: lf", f"{name}: text: auto"]
-
-
-@pytest.mark.parametrize("name", ["a b ü", "[x]", ":(top)", "-n", "*", "a%b#c?d", 'it\'s "so"', " blank ", "new\nline"])
+@pytest.mark.parametrize("name", ["-n", ":(top)[x]*", ' it\'s "so" ü% ', "new\nline"])
 def test_folders_of_any_name(repo: Path, run_git: RunGit, tmp_path: Path, name: str) -> None:
     moved = repo.rename(tmp_path / name)
     (moved / name).mkdir()

@@ -128,16 +128,6 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
     assert substance(replayed.ledger()) == substance(ledger)
 
 
-def test_a_service_that_is_down_leaves_the_night_to_the_optimizer(structured):
-    with GeminiServer(lambda request: error(503, retry_seconds=3600)) as server:
-        assert loop_of(structured, server, StructuredTask(), 12).run() == "12 experiments reached"
-    rows = structured.ledger().experiments()
-    assert {row.proposer for row in rows[1:]} == {"constants"}
-    assert len(server.requests) == 1
-    (notice,) = structured.recorder.notices
-    assert "503" in notice
-
-
 def test_status_tells_of_a_service_that_is_down_until_it_answers(structured, monkeypatch, capsys):
     monkeypatch.setattr(hybrid, "MIN_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(llm_client, "RETRY_SECONDS", 0.01)

@@ -94,7 +94,10 @@ def test_a_kill_while_a_finding_is_traced_changes_nothing(bench, twin, own):
                 raise KeyboardInterrupt
             return super().prepare(source, log_dir, **options)
 
-    loop_of(bench, own, "hybrid", max_experiments=10).run()
+    assert loop_of(bench, own, "hybrid", max_experiments=10).run() == "10 experiments reached"
+    rows = bench.ledger().experiments()[1:]
+    assert {row.proposer for row in rows} == {"constants", "ideas"}
+    assert [row.finding is not None for row in rows] == [row.proposer == "ideas" for row in rows]
     for _ in range(2):
         assert loop_of(twin, own, "hybrid", Cut(), max_experiments=10).run().startswith("interrupted")
     assert cuts == []
@@ -102,14 +105,7 @@ def test_a_kill_while_a_finding_is_traced_changes_nothing(bench, twin, own):
     assert substance(twin.ledger()) == substance(bench.ledger())
 
 
-def test_hybrid_tries_findings_beside_constants(bench, own):
-    assert loop_of(bench, own, "hybrid", max_experiments=10).run() == "10 experiments reached"
-    rows = bench.ledger().experiments()[1:]
-    assert {row.proposer for row in rows} == {"constants", "ideas"}
-    assert [row.finding is not None for row in rows] == [row.proposer == "ideas" for row in rows]
-
-
-def test_a_run_exports_what_it_kept_and_what_it_refuted(bench, own, tmp_path):
+def test_a_run_exports_what_it_kept_and_refuted_and_what_was_no_finding_becomes_one(bench, own, tmp_path):
     loop_of(bench, own, max_experiments=9).run()
     library = Library([own], print)
     found = findings_of_run(bench.ledger(), bench.tag, library)
@@ -127,9 +123,6 @@ def test_a_run_exports_what_it_kept_and_what_it_refuted(bench, own, tmp_path):
         library.add(one.finding, one.base_text)
     assert library.get("fast").status == "refuted"
 
-
-def test_what_was_no_finding_becomes_one_by_its_diff(bench, own, tmp_path):
-    loop_of(bench, own, max_experiments=9).run()
     nothing = FindingFolder(tmp_path / "nothing", print)
     found = findings_of_run(bench.ledger(), bench.tag, nothing)
     again = findings_of_run(bench.ledger(), bench.tag, nothing)

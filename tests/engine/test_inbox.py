@@ -1,15 +1,13 @@
 """Texts that are handed to a run take the place of proposals, in their order."""
 
-import os
 import threading
+import time
 
-import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.inbox import HAND, Inbox, nearest
-from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.proposers.base import Proposal, ServiceDown
+from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import Status
 
 BETTER = SOURCE.replace("LR = 0.5", "LR = 0.1")
@@ -64,6 +62,8 @@ def test_what_was_proposed_ahead_for_its_number_is_put_off(bench):
 
         def propose(self, brief):
             self.beside.append(threading.current_thread() is not threading.main_thread())
+            if self.beside[-1]:
+                time.sleep(0.3)  # the trial is over by then: an answer that is on its way is waited for
             old, new = [("LR = 0.5", "LR = 0.1"), ("DEPTH = 4", "DEPTH = 6")][len(self.beside) - 1]
             return Proposal(new, "code", source=brief.champion_source.replace(old, new))
 
@@ -114,26 +114,13 @@ def test_by_hand_an_open_experiment_comes_first(bench):
     assert rows[2].constants == {**rows[0].constants, "LR": 0.1, "DEPTH": 6}
 
 
-@pytest.mark.parametrize("changed", [False, True])
-def test_a_run_begins_with_what_is_committed(bench, changed):
-    """Whatever the file looks like by now: the change is what is tried."""
-    if changed:
-        (bench.repo / "train_lib.py").write_text(DEEP)
+def test_a_run_begins_with_what_is_committed(bench):
+    (bench.repo / "train_lib.py").write_text(DEEP)
     bench.folder.create()
     number = hand_in(bench, DEEP)
     bench.loop(FakeTask(noise=0), ScriptedProposer([])).measure_text(number)
     ledger = bench.ledger()
     assert [ledger.source(number) for number in (0, 1)] == [SOURCE, DEEP]
-
-
-def test_a_text_that_was_measured_is_a_duplicate(bench):
-    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(DEPTH=2)]), max_experiments=1).run()
-    number = hand_in(bench, SOURCE.replace("DEPTH = 4  # best at 6", "DEPTH = 2"))
-    task = FakeTask(noise=0)
-    bench.loop(task, ScriptedProposer([])).measure_text(number)
-    row = bench.ledger().experiment(2)
-    assert (row.status, row.decision, task.measured) == (Status.DUPLICATE, Action.DISCARD, [])
-    assert row.reason == "the same program as experiment 1"
 
 
 def test_a_text_that_differs_in_comments_and_layout_alone_is_not_traced(bench):
@@ -148,33 +135,6 @@ def test_a_text_that_differs_in_comments_and_layout_alone_is_not_traced(bench):
     assert [row.status for row in rows] == [Status.DUPLICATE] * 2
     assert [row.program_hash for row in rows] == [ledger.experiment(1).program_hash, ledger.experiment(0).program_hash]
     assert task.traced == []
-
-
-def test_while_a_service_is_down_there_is_something_to_do(bench):
-    """The wait ends as soon as a text is there."""
-
-    class Down(ScriptedProposer):
-        def propose(self, brief):
-            self.briefs.append(brief)
-            if len(self.briefs) == 1:
-                hand_in(bench, DEEP)
-                raise ServiceDown("no answer", retry_seconds=3600.0)
-            return moved(LR=0.1)
-
-    proposer = Down([])
-    assert bench.loop(FakeTask(noise=0), proposer, max_experiments=2).run() == "2 experiments reached"
-    assert [row.proposer for row in bench.ledger().experiments()[1:]] == [HAND, "scripted"]
-
-
-def test_a_ledger_that_is_closed_has_its_hash_again(bench):
-    bench.loop(FakeTask(noise=0), ScriptedProposer([]), max_experiments=0).run()
-    bench.ledgers.close()
-    before = os.stat(bench.folder.ledger.with_name("ledger.db.sha256")).st_mtime_ns
-    ledger = Ledger.open(bench.folder.ledger)
-    Inbox(ledger).add("later", "code", None, DEEP)
-    ledger.close()
-    assert os.stat(bench.folder.ledger.with_name("ledger.db.sha256")).st_mtime_ns > before
-    Ledger.open_to_read(bench.folder.ledger).close()
 
 
 def test_the_base_of_a_text_is_what_it_differs_from_least():

@@ -56,13 +56,6 @@ def test_a_closed_ledger_has_a_hash_that_sha256sum_agrees_with(path):
     assert ledger_page_differences(path) == []
 
 
-def test_a_hash_that_is_no_file_is_named(path):
-    fill(path)
-    hash_file(path).unlink()
-    hash_file(path).mkdir()
-    assert ledger_file_differences(path) == [f"{hash_file(path)}: Is a directory: restore it from a copy"]
-
-
 def test_a_ledger_that_is_written_to_has_no_hash(path):
     fill(path)
     ledger, other = Ledger.open(path), Ledger.open(path)

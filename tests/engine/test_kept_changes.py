@@ -45,10 +45,8 @@ class Alternating:
 @pytest.mark.parametrize(
     ("old", "new", "space"),
     [
-        ("LR = 0.5", "LR = 1", ["LR", "DEPTH", "PATTERN"]),
         ("DEPTH = 4", "DEPTH = 40", ["LR", "PATTERN"]),
         ('PATTERN = "SL"', "", ["LR", "DEPTH"]),
-        ("DEPTH = 4", "DEPTH = 4\nDEPTH = 6", ["LR", "PATTERN"]),
     ],
 )
 def test_the_run_goes_on_and_so_does_the_same_command(bench, old, new, space):

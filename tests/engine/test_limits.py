@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from autoresearch_jax.engine.limits import Limit, Progress, Target, parse_stop, read_stops
+from autoresearch_jax.engine.limits import Limit, Progress, Target, read_stops
 
 START = Progress(experiments=0, seconds=0.0, dollars=0.0, since_keep=0, metric="val_bpb", score=1.0)
 
@@ -21,7 +21,7 @@ START = Progress(experiments=0, seconds=0.0, dollars=0.0, since_keep=0, metric="
     ],
 )
 def test_a_limit_holds_from_its_number_on(item, before, after):
-    stop = parse_stop(item)
+    (stop,), _ = read_stops([item])
     assert stop.reached(dataclasses.replace(START, **before)) is None
     assert stop.reached(dataclasses.replace(START, **after)) == item
 
@@ -105,10 +105,8 @@ def test_a_condition_that_is_wrapped_is_not_another_one():
     ],
 )
 def test_other_items_are_not_guessed_at(item):
-    assert parse_stop(item) is None
     assert read_stops([item]) == ([], [item])
 
 
 def test_what_limits_nothing_is_no_riddle():
-    assert read_stops(["The first that holds ends the run:"]) == ([], [])
-    assert parse_stop("") is None
+    assert read_stops(["The first that holds ends the run:"]) == read_stops([""]) == ([], [])

@@ -3,16 +3,14 @@
 import dataclasses
 import json
 import os
-import signal
 import threading
-from concurrent.futures import Future
 
 import pytest
-from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+from fakes import SOURCE, FakeTask, ScriptedProposer
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import as_running
-from autoresearch_jax.engine.proposals import PROPOSAL_FILE, Precheck, kept_proposal
+from autoresearch_jax.engine.proposals import Precheck, kept_proposal
 from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
 from autoresearch_jax.proposers.command import Agent as CommandAgent
@@ -60,7 +58,6 @@ LR = ("LR = 0.5", "LR = 0.1")
 DEPTH = ("DEPTH = 4", "DEPTH = 6")
 PATTERN = ('PATTERN = "SL"', 'PATTERN = "SSSL"')
 WORSE = ("DEPTH = 4", "DEPTH = 2")
-WORSE_PATTERN = ('PATTERN = "SL"', 'PATTERN = "L"')
 
 
 def test_a_night_ahead_of_itself(bench):
@@ -102,18 +99,8 @@ def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench
     assert stale["hypothesis"] == "0.2  # why not"
 
 
-def test_what_was_traced_ahead_is_not_traced_again(bench):
-    task = FakeTask(noise=0)
-    loop = bench.loop(task, None, max_experiments=2)
-    agent = Agent([[WORSE], [DEPTH]], examine=loop._parts.precheck.check)
-    bench.loop(task, agent, max_experiments=2, precheck=loop._parts.precheck).run()
-    assert agent.objections == [None, None]
-    beside = [is_beside for _, is_beside in task.traced]
-    assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
-
-
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
-def test_what_is_traced_ahead_has_the_time_that_the_trial_leaves_and_the_agent_has_more(bench):
+def test_what_is_traced_ahead_is_so_once_in_the_time_that_the_trial_leaves_and_the_agent_has_more(bench):
     class Watched(FakeTask):
         def prepare(self, source, log_dir, *, beside_a_trial=False):
             self.policies.append(os.sched_getscheduler(0))
@@ -129,6 +116,9 @@ def test_what_is_traced_ahead_has_the_time_that_the_trial_leaves_and_the_agent_h
     bench.loop(task, agent, max_experiments=2, precheck=precheck).run()
     assert task.policies == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
     assert own == [os.SCHED_OTHER, os.SCHED_OTHER]
+    assert agent.objections == [None, None]
+    beside = [is_beside for _, is_beside in task.traced]
+    assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
 
 
 def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(bench):
@@ -256,82 +246,6 @@ def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
     assert nobody.briefs == []
     row = bench.ledger().experiment(1)
     assert (row.score, row.cost_dollars, row.hypothesis) == (1.2, 0.25, "LR = 0.1")
-
-
-def test_an_optimizer_that_stands_in_for_an_agent_ahead_is_asked_again_in_its_turn(bench):
-    class StandingIn(Agent):
-        def propose(self, brief):
-            if brief.experiment == 1:
-                return super().propose(brief)
-            self.briefs.append(brief)
-            return moved(LR=0.2) if len(brief.history) == 1 else moved(DEPTH=5)
-
-    agent = StandingIn([[LR]])
-    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
-    assert [len(brief.history) for brief in agent.briefs] == [1, 1, 2]
-    assert bench.ledger().experiments()[2].constants["LR"] == 0.1, "the champion's"
-
-
-def test_what_a_busy_machine_refuses_ahead_is_tried_again_in_its_turn(bench):
-    class Busy(FakeTask):
-        def prepare(self, source, log_dir, *, beside_a_trial=False):
-            if beside_a_trial:
-                raise CandidateRejected(Status.TIMEOUT, "took longer than 300 s")
-            return super().prepare(source, log_dir)
-
-    task = Busy(noise=0)
-    precheck = bench.loop(task)._parts.precheck
-    agent = Agent([[LR], [DEPTH]], examine=precheck.check)
-    bench.loop(task, agent, max_experiments=2, precheck=precheck).run()
-    assert agent.threads == [False, True]
-    assert agent.objections == [None, None]
-    assert bench.ledger().experiment(2).score == 1.1
-
-
-def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench):
-    closed = threading.Event()
-
-    class Thinking(Agent):
-        def propose(self, brief):
-            if brief.experiment == 2:
-                threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()  # the trial is over by then
-                assert closed.wait(60)
-                raise ProposalFailed("closed")
-            return super().propose(brief)
-
-        def close(self):
-            closed.set()
-
-    assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
-    assert bench.ledger().experiment(1).score == 1.2
-    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
-
-
-def test_a_proposal_whose_number_certification_takes_is_kept_for_the_next(bench):
-    loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
-    loop.run()
-    loop._proposals.put_off(2)
-    assert kept_proposal(bench.folder, 2) is None
-    assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
-
-
-def test_a_proposal_under_way_is_waited_for_before_its_number_is_taken(bench, tmp_path):
-    class Late(Future):
-        """Its answer is on disk once it was waited for."""
-
-        def exception(self, timeout=None):
-            (tmp_path / "answer").rename(path)
-            self.set_result(None)
-            return super().exception(timeout)
-
-    loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
-    loop.run()
-    path = bench.folder.llm_path(2) / PROPOSAL_FILE
-    path.rename(tmp_path / "answer")
-    loop._proposals._ahead = 2, Late()
-    loop._proposals.put_off(2)
-    assert kept_proposal(bench.folder, 2) is None
-    assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
 
 
 class Endless(FakeTask):

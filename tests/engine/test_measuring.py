@@ -53,10 +53,7 @@ def test_what_is_clear_takes_one_run_and_a_keep_one_more_on_a_fresh_seed(bench, 
     assert looked_at == [ledger.trials(0)[0].seed, fresh.seed], "every row is probed once of what becomes champion"
     assert set(task.scrutinies) == {Scrutiny.SEARCH, Scrutiny.KEEP}
 
-
-def test_a_trial_is_told_of_the_champion_and_the_baseline_and_never_of_itself(bench):
-    task = FakeTask()
-    bench.loop(task, ScriptedProposer([BETTER, WORSE]), RULE).run()
+    # A trial is told of the champion and the baseline, and never of itself.
     told = [[bench.folder.log_dir(number) for number in numbers] for numbers in ((), (0,), (0, 1))]
     assert task.references[:FIRST] == [told[0]] * FIRST
     assert task.references[FIRST] == told[1]  # of the first candidate
@@ -167,22 +164,6 @@ def test_a_clock_that_failed_is_told_once_by_each_process(bench):
         failed = len(trials)  # the first one of the next process
 
 
-def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench, twin):
-    class Shaky(FakeTask):
-        failures = 2
-
-        def measure(self, candidate, **arguments):
-            if len(self.measured) == FIRST + 1 and self.failures:
-                self.failures -= 1
-                raise RuntimeError("the device is gone")
-            return super().measure(candidate, **arguments)
-
-    bench.loop(Shaky(), ScriptedProposer([BETTER]), RULE).run()
-    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
-    assert substance(bench.ledger()) == substance(twin.ledger())
-    assert (bench.folder.log_dir(1) / "task_error.txt").read_text().count("Traceback") == 2
-
-
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -238,20 +219,6 @@ def test_a_champion_that_cannot_be_measured_any_more_ends_the_run_and_loses_noth
     assert not bench.ledger().experiment(1).is_open
 
 
-def test_without_noise_any_difference_counts_at_once(bench):
-    equal = Proposal("equal", "text", source=SOURCE.replace("DEPTH = 4", "DEPTH = 5").replace('"none"', '"same"'))
-    script = [moved(DEPTH=5), moved(DEPTH=4), equal]
-    bench.loop(FakeTask(noise=0), ScriptedProposer(script), RULE).run()
-    ledger = bench.ledger()
-    rows = ledger.experiments()
-    assert [row.decision for row in rows] == ["keep", "keep", "discard", "discard"]
-    assert [len(ledger.trials(row.id)) for row in rows] == [FIRST, 1 + 1, 0, 1]
-    assert [row.score for row in rows] == [1.6, 1.55, 1.6, 1.55]
-    assert "there is no noise" in rows[1].reason
-    assert "equal" in rows[3].reason
-    assert read_state(ledger).sigma == 0
-
-
 @pytest.mark.slow
 def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin):
     script = [DOUBTFUL, BETTER, WORSE]
@@ -271,20 +238,3 @@ def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_r
         starts += 1
     assert starts == len(twin.ledger().trials())
     assert substance(bench.ledger()) == expected
-
-
-def test_proposers_see_no_finer_than_the_noise(bench):
-    proposer = ScriptedProposer([moved(LR=0.498), BETTER, WORSE, moved(FAULT="crash"), moved(LR=0.498)])
-    bench.loop(FakeTask(noise=0.03), proposer, RULE).run()
-    ledger = bench.ledger()
-    brief = proposer.briefs[-1]
-    sigma = read_state(ledger).sigma
-    digits = 1 if sigma > 0.05 else 2
-    shown = [brief.champion_score, *(outcome.score for outcome in brief.history if outcome.score is not None)]
-    assert len(shown) == 6
-    assert all(round(score, digits) == score for score in shown), shown
-    for outcome in brief.history:
-        if outcome.status is Status.OK:
-            assert not any(character.isdigit() for character in outcome.reason)
-    assert brief.history[4].reason == "made to crash"
-    assert ledger.experiment(1).score not in shown

@@ -6,7 +6,7 @@ import pytest
 from fakes import PROGRAM
 
 from autoresearch_jax.engine.constants_table import NO_CONSTANTS
-from autoresearch_jax.engine.limits import Limit, Target
+from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramError, parse_program, read_program
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange
 
@@ -99,23 +99,6 @@ def test_a_page_that_is_not_understood(text, complaint):
         parse_program(text)
     assert str(caught.value).startswith(complaint)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("item", "stop"),
-    [
-        ("100 experiments", Limit("experiments", 100, "100 experiments")),
-        ("1 experiment.", Limit("experiments", 1, "1 experiment")),
-        ("1.5 hours", Limit("seconds", 5400, "1.5 hours")),
-        ("90 Minutes", Limit("seconds", 5400, "90 Minutes")),
-        ("20 dollars", Limit("dollars", 20, "20 dollars")),
-        ("no keep in 40 experiments", Limit("since_keep", 40, "no keep in 40 experiments")),
-        ("`val_bpb <= 0.97`", Target("val_bpb", "<=", 0.97)),
-        ("accuracy >= 9e-1", Target("accuracy", ">=", 0.9)),
-    ],
-)
-def test_stop_items(item, stop):
-    assert parse_program(f"## Stop when\n\n- {item}\n").stops == (stop,)
 
 
 @pytest.mark.parametrize(

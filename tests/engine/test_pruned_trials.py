@@ -63,8 +63,10 @@ def test_a_hopeless_candidate_is_stopped_once_enough_is_known(bench):
 
 
 def test_a_better_candidate_and_everything_of_a_champion_runs_to_its_end(bench):
-    task, ledger = run(bench, *LEARNT_FROM, BETTER)
+    written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.99"))
+    task, ledger = run(bench, *LEARNT_FROM, BETTER, written)
     assert ledger.experiment(7).decision is Action.KEEP
+    assert ledger.experiment(8).status is Status.OK, "its loss may be another function than that of moved constants"
     has_limits = {
         trial.id: bool(loss_limits) for trial, loss_limits in zip(ledger.trials(), task.loss_limits, strict=True)
     }
@@ -82,34 +84,16 @@ def test_without_the_flag_nothing_is_stopped(bench):
         run(bench, *LEARNT_FROM, HOPELESS, BETTER)
 
 
-def test_a_task_without_curves_runs_as_ever(bench):
-    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, task=FakeTask())
-    assert not any(task.loss_limits)
-    assert ledger.experiment(7).status is Status.OK
-
-
-def test_texts_that_were_written_anew_are_not_held_against_moves_of_constants(bench):
-    written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.99"))
-    task, ledger = run(bench, *LEARNT_FROM, written)
-    assert not any(task.loss_limits), "its loss may be another function"
-    assert ledger.experiment(7).status is Status.OK
-
-
-def test_a_twin_of_what_was_stopped_is_not_trained(bench):
-    twin = Proposal("the same again", "constants", {"LR": 1.0, "DEPTH": 8}, source=None)
-    _, ledger = run(bench, *LEARNT_FROM, HOPELESS, twin)
-    row = ledger.experiment(8)
-    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, None, Action.DISCARD)
-    assert row.reason == "the same program as experiment 7, which was stopped early"
-    assert ledger.trials(8) == []
-
-
-def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
+def test_a_twin_of_what_was_stopped_is_not_trained_and_a_new_text_ends_what_was_learnt(bench):
     """Its loss may be another function, which the constants that are moved next have, too."""
+    twin = Proposal("the same again", "constants", {"LR": 1.0, "DEPTH": 8}, source=None)
     written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.2"))
-    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, written, moved(LR=0.9))
-    assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Action.KEEP)
-    assert ledger.experiment(9).status is Status.OK
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, twin, written, moved(LR=0.9))
+    stopped, again, new, after = ledger.experiments()[7:]
+    assert (stopped.status, new.decision, after.status) == (Status.PRUNED, Action.KEEP, Status.OK)
+    assert (again.status, again.score, again.decision) == (Status.DUPLICATE, None, Action.DISCARD)
+    assert again.reason == "the same program as experiment 7, which was stopped early"
+    assert ledger.trials(8) == []
     assert not task.loss_limits[-1]
 
 

@@ -72,14 +72,14 @@ def name_of(process: subprocess.Popen[str]) -> str:
 
 
 def test_of_several_drivers_one_goes_on_and_the_others_are_told_its_pid_and_host(folder, start):
-    drivers = [start() for _ in range(5)]
+    drivers = [start() for _ in range(3)]
     for driver in drivers:
         driver.stdin.write("go\n")
     answers = [driver.stdout.readline().strip() for driver in drivers]
     assert answers.count("held") == 1
     winner = drivers[answers.index("held")]
     refused = f"{folder.path}: {name_of(winner)} is at work on this run already"
-    assert sorted(answers) == sorted(["held", *[refused] * 4])
+    assert sorted(answers) == sorted(["held", *[refused] * 2])
     assert folder.holder() == name_of(winner)
     winner.communicate("end\n")
     assert folder.holder() is None
@@ -106,11 +106,11 @@ def test_a_killed_drivers_run_is_free_at_once_whatever_its_children_do(folder, s
 def test_who_only_looks_never_keeps_a_driver_from_starting(folder, start):
     with folder.lock():
         pass
-    lookers = [start(LOOKER) for _ in range(3)]
+    looker = start(LOOKER)
     for _ in range(20):
         with folder.lock():
             pass
-    assert [looker.poll() for looker in lookers] == [None] * 3
+    assert looker.poll() is None
 
 
 def test_a_driver_that_could_not_write_its_name(folder):

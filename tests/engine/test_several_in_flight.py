@@ -115,7 +115,7 @@ def test_a_night_with_four_in_flight(bench, twin, order, run_git):
     assert substance(twin.ledger()) == substance(ledger), "the order of completions is all that it depends on"
 
 
-@pytest.mark.parametrize("after", [1, 41, *(pytest.param(one, marks=pytest.mark.slow) for one in (4, 9, 17, 30))])
+@pytest.mark.parametrize("after", [41, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 9, 17))])
 def test_what_ran_when_it_was_interrupted_is_run_again(bench, after):
     assert run(bench, interrupted_after=after)[0] == INTERRUPTED
     left = bench.ledger().open_trials()
@@ -131,9 +131,7 @@ def test_what_ran_when_it_was_interrupted_is_run_again(bench, after):
     assert all(ledger.trials(trial.experiment) for trial in left), "none was lost"
 
 
-@pytest.mark.parametrize(
-    ("rule", "seed"), [(GreedyRule(RULE.metric), 0), (GreedyRule(RULE.metric), None), (RULE, 0), (RULE, None)]
-)
+@pytest.mark.parametrize(("rule", "seed"), [(GreedyRule(RULE.metric), 0), (RULE, None)])
 def test_without_noise_and_under_the_greedy_rule_what_is_moved_is_measured_anew(bench, rule, seed):
     """The smaller gain may come last: then what was measured of it is worse than the champion of now."""
     task = NotedTask(noise=0, has_curves=True)
@@ -166,19 +164,6 @@ def test_the_champion_is_measured_alone_once_all_reverts_are_decided_on(bench):
         own = [trial for trial in ledger.trials(revert.id) if trial not in beside]
         for trial in beside:
             assert not own or not own[0].started_at < trial.started_at < own[-1].finished_at
-
-
-def test_what_the_champion_has_in_part_is_not_moved(bench):
-    task = NotedTask(noise=0.0001)
-    executor = DrawnOrder(task.measure, slots=2, seed=None)  # the part is kept first
-    one_in_the_other = ScriptedProposer([moved(LR=0.1), moved(LR=0.1, DEPTH=6)])
-    bench.loop(task, one_in_the_other, RULE, max_experiments=2, executor=executor).run()
-    ledger = bench.ledger()
-    part, whole = ledger.experiment(1), ledger.experiment(2)
-    assert part.decision is Action.KEEP
-    assert whole.parent == 0
-    assert whole.reason.startswith("stale: experiment 1 became champion meanwhile"), "its gain counts once"
-    assert not ledger.select("moves", ("id",))
 
 
 def test_trials_in_threads(bench):

@@ -40,11 +40,8 @@ def test_a_run_keeps_what_it_is_bound_to(bench):
     assert json.loads(bench.folder.settings.read_text()) == settings, "people can read it, too"
 
 
-@pytest.mark.parametrize(
-    ("name", "now"),
-    [("device_kind", "NVIDIA L4"), ("clock", "attended")],
-)
-def test_on_another_machine_or_clock_a_run_does_not_go_on(bench, name, now):
+def test_on_another_machine_or_clock_a_run_does_not_go_on(bench):
+    name, now = "device_kind", "NVIDIA L4"
     run(bench, task_with())
     rows = bench.ledger().experiments()
     other = task_with(**{name: now})
@@ -97,7 +94,7 @@ def test_trials_are_told_what_compiling_took(bench):
     assert set(later) == {CompileCost(charged=7.0)}, "although the cache has it now, and it is the champion itself"
 
 
-@pytest.mark.parametrize(("of_device", "counts"), [(None, 2**30), (2**33, 2**30), (2**40, 0.1 * 2**40)])
+@pytest.mark.parametrize(("of_device", "counts"), [(2**33, 2**30), (2**40, 0.1 * 2**40)])
 def test_more_memory_is_measured_by_a_tenth_of_the_device_where_the_baseline_needs_less(bench, of_device, counts):
     task = task_with()
     task.facts = {**task.facts, "device_memory_bytes": of_device}

@@ -11,7 +11,6 @@ from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.inbox import Inbox
 from autoresearch_jax.engine.machine_waits import MachineWaits
 from autoresearch_jax.engine.state import concluded, seconds_spent
-from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Scrutiny, Status
 
 RULE = LineageRule(Metric("loss"))
@@ -45,12 +44,6 @@ def run(bench, task, *script):
     executor = DrawnOrder(task.measure, SLOTS, None)
     bench.loop(task, ScriptedProposer(script), RULE, executor=executor).run()
     return bench.ledger()
-
-
-def test_a_baseline_that_crashes_ends_the_run(bench):
-    with pytest.raises(RunError, match="made to crash"):
-        run(bench, Troubled(lambda number: Status.CRASH))
-    assert len(bench.ledger().trials(0)) == RUNS
 
 
 def test_no_seed_is_used_twice_where_the_machine_was_too_busy(bench):

@@ -10,13 +10,12 @@ from autoresearch_jax.engine.proposals import kept_proposal
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed
 from autoresearch_jax.proposers.several import SeveralProposer
-from autoresearch_jax.types import Metric, Status
+from autoresearch_jax.types import Metric
 
 LR = ("LR = 0.5", "LR = 0.1")
 SMALL_LR = ("LR = 0.5", "LR = 0.2")
 DEPTH = ("DEPTH = 4", "DEPTH = 6")
 PATTERN = ('PATTERN = "SL"', 'PATTERN = "SSSL"')
-BROKEN = ('FAULT = "none"', 'FAULT = "reject"')
 
 
 def code(edit: tuple[str, str], cost: float = 0.0, champion: str = SOURCE) -> Proposal:
@@ -96,14 +95,6 @@ def test_equal_texts_count_once_and_so_does_the_champions(bench, night):
     assert hypotheses == [LR[1], DEPTH[1], PATTERN[1], SMALL_LR[1]]
 
 
-def test_what_cannot_be_measured_is_written_down_and_costs_no_trial(bench, night):
-    task = FakeTask(noise=0)
-    night([(LR, BROKEN, DEPTH)], 3, task=task)
-    rows = bench.ledger().experiments()[1:]
-    assert [row.status for row in rows] == [Status.OK, Status.REJECTED, Status.OK]
-    assert len(task.measured) == 3, "with the baseline"
-
-
 def test_where_the_first_comes_to_nothing_another_of_the_answer_is_proposed(bench, night):
     agent = night([(ProposalFailed("no text", 0.5), DEPTH, LR)], 2)
     rows = bench.ledger().experiments()[1:]
@@ -121,18 +112,6 @@ def test_a_kill_while_another_of_the_answer_is_traced_loses_no_dollars(bench, ni
     assert night([(ProposalFailed("no text", 0.5), DEPTH)], 1, task=Cut(noise=0)).ended.startswith("interrupted")
     assert night([], 1).briefs == []
     assert bench.ledger().experiment(1).cost_dollars == 0.5
-
-
-def test_a_process_that_ends_loses_and_repeats_nothing(bench, night):
-    class Interrupted(FakeTask):
-        def measure(self, candidate, **options):
-            if "DEPTH = 6" in candidate.source:
-                raise KeyboardInterrupt
-            return super().measure(candidate, **options)
-
-    assert night([(LR, DEPTH, PATTERN)], 3, task=Interrupted(noise=0)).ended.startswith("interrupted")
-    assert night([], 3).briefs == []
-    assert [row.hypothesis for row in bench.ledger().experiments()[1:]] == [LR[1], DEPTH[1], PATTERN[1]]
 
 
 def test_a_kill_right_after_one_was_taken_leaves_it_to_its_experiment(bench, night):
