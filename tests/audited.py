@@ -1,7 +1,9 @@
 """Audits of a run with a fake task: tasks that trouble them, an observer, what the ledger has of them."""
 
 import os
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 from fakes import FakeTask, moved
@@ -70,6 +72,12 @@ def constants_of(candidate: Candidate) -> dict:
 def audits(bench, task: FakeTask, observer: Silent | None = None, ledger: Ledger | None = None) -> Audits:
     ledger = ledger or bench.ledger()
     return Audits(task, ledger, bench.folder, Interrupts(), observer or Silent())
+
+
+def forget_audits(bench) -> None:
+    """Leaves a run as it was before any audit."""
+    with closing(sqlite3.connect(bench.folder.ledger)) as connection:
+        connection.executescript("DELETE FROM trials WHERE audit IS NOT NULL")
 
 
 def trials_of(ledger: Ledger, audit: int = 1) -> list[AuditTrial]:

@@ -2,8 +2,6 @@
 
 import errno
 import itertools
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from audited import (
     TroubledTask,
     audits,
     by_name,
+    forget_audits,
     merge_in,
     trials_of,
 )
@@ -24,7 +23,6 @@ from autoresearch_jax.types import (
     TOO_BUSY,
     Candidate,
     CandidateRejected,
-    CandidateUntouched,
     Measurement,
     Status,
 )
@@ -79,16 +77,6 @@ def test_what_fails_three_times_in_a_row_is_given_up(night):
     assert figures["holdout_readings"] == 1
 
 
-def test_with_one_pair_of_two_it_takes_a_further_seed(night):
-    task = TroubledTask(lambda number, _: crash() if number == 1 else None)
-    found = audits(night, task).holdout(2)
-    assert len(task.measured) == 6
-    figures = found.figures
-    assert (figures["pairs"], figures["failed_runs"], figures["holdout_readings"]) == (2, 1, 1)
-    assert figures["verdict"] == "real"
-    assert found.is_measured
-
-
 def test_a_cut_short_audit_goes_on_with_its_further_seeds(night):
     def trouble(number: int, _: Candidate) -> Measurement | None:
         if number == 4:
@@ -138,7 +126,7 @@ def test_an_audit_that_was_cut_short_is_taken_up(night, cut):
     whole = night.ledger()
     found = audits(night, twin, ledger=whole).holdout(RUNS)
     expected = rows_of(whole)
-    _forget_audits(night)
+    forget_audits(night)
 
     def stop(number: int, _: Candidate) -> None:
         if number == cut:
@@ -174,11 +162,6 @@ def test_another_question_does_not_take_it_up(night):
     assert ledger.holdout_readings() == 2, "the one that was cut short had begun to read"
 
 
-def _forget_audits(bench) -> None:
-    with closing(sqlite3.connect(bench.folder.ledger)) as connection:
-        connection.executescript("DELETE FROM trials WHERE audit IS NOT NULL")
-
-
 def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
     def fail(number: int, _: Candidate) -> None:
         if number >= 2:
@@ -193,23 +176,6 @@ def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
     assert [trial.status for trial in trials_of(ledger)] == ["ok", "ok", "crash", "crash", None]
     found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
     assert (found.figures["failed_runs"], found.figures["pairs"]) == (2, RUNS - 1)
-
-
-def test_a_process_that_died_before_it_touched_the_candidate_ends_an_audit_that_goes_on_with_the_same_trial(night):
-    audits(night, FakeTask(), ledger=(whole := night.ledger())).holdout(RUNS)
-    expected = rows_of(whole)
-    _forget_audits(night)
-
-    def die(number: int, _: Candidate) -> None:
-        if number == 1:
-            raise CandidateUntouched("starting the process of a trial: Unknown flag; see worker.log")
-
-    ledger = night.ledger()
-    with pytest.raises(RunError, match=r"^starting .*: Unknown flag; see worker.log; the same command goes on from"):
-        audits(night, TroubledTask(die), ledger=ledger).holdout(RUNS)
-    assert [trial.status for trial in trials_of(ledger)] == ["ok", None], "nothing is entered as tried"
-    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
-    assert rows_of(ledger) == expected
 
 
 def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
@@ -228,7 +194,7 @@ def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
 def test_a_machine_that_is_too_busy_ends_an_audit_that_goes_on_with_the_same_trial(night):
     audits(night, FakeTask(), ledger=(whole := night.ledger())).holdout(RUNS)
     expected = rows_of(whole)
-    _forget_audits(night)
+    forget_audits(night)
 
     def crowd(number: int, candidate: Candidate) -> Measurement | None:
         return Measurement(Status.TIMEOUT, None, 0, {TOO_BUSY: True}, error="too busy") if number == 3 else None

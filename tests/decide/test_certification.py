@@ -67,14 +67,6 @@ def test_an_edit_that_is_not_missed_is_reverted_and_one_that_is_missed_stays(kep
     assert (1 in lineage.champion) is not action.keeps
 
 
-@pytest.mark.parametrize("run", [5.0, 15.0])
-def test_no_group_is_decided_by_one_run(run):
-    lineage = one_of_each(0).lineage
-    lineage.begin(9, without=(1,))
-    lineage.observe(9, run)
-    assert decide_revert(lineage, 9, METRIC).action is Action.MEASURE_CANDIDATE
-
-
 def searched(seed: int) -> Night:
     """The night of a search in which each eighth edit is good."""
     night = Night(seed)
@@ -105,15 +97,6 @@ def test_of_a_whole_night_hardly_an_edit_without_effect_is_certified():
     assert improvements >= 8
     assert others <= 0.15 * improvements
     assert missed <= improvements
-
-
-def test_the_share_bounds_every_step():
-    night = one_of_each(1)
-    assert next_step(night.lineage, (), 0, CertificationSettings(share=0.0), at_end=True) is None
-    assert next_step(night.lineage, (), night.lineage.num_runs, MOST, at_end=True) is None
-    assert wanted_runs(night.lineage, (), 0, CertificationSettings(share=0.0)) == 0
-    wanted = wanted_runs(night.lineage, (), 0, MOST)
-    assert 0 < wanted <= 0.9 * night.lineage.num_runs
 
 
 def test_a_doubtful_edit_is_taken_out_once():

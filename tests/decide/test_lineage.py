@@ -114,15 +114,6 @@ def test_a_gain_beyond_all_others_is_what_its_runs_say(gain):
     assert posterior.gains[1].real > 0.99
 
 
-@pytest.mark.parametrize("gain", [15, 100, -100, -1e5])
-def test_an_open_edit_far_beyond_all_others_has_the_gain_that_its_runs_show(gain):
-    lineage = begun()
-    enter(lineage, 1, [10 - SIGMA * gain, 10 - SIGMA * gain])
-    assert lineage.gain_of_candidate(1).mean * lineage.posterior.sigma == pytest.approx(
-        SIGMA * gain, rel=0.1, abs=SIGMA
-    )
-
-
 def test_later_runs_of_descendants_sharpen_an_edit():
     lineage = begun()
     enter(lineage, 1, [9.8, 9.85], kept=True)
@@ -159,15 +150,6 @@ def test_its_discarded_children_correct_it_too():
             enter(lineage, number, [draw.gauss(score_of_children, SIGMA)], kept=False)
         gains.append(lineage.posterior.gain_of([1]).mean)
     assert gains[1] < gains[0] - 0.3 * SIGMA
-
-
-def test_an_open_edit_is_no_part_of_the_posterior():
-    lineage = several(0)
-    before = numbers(lineage)
-    enter(lineage, 60, [9.0, 12.0])
-    assert numbers(lineage) == before
-    lineage.conclude(60, kept=False)
-    assert numbers(lineage) != before
 
 
 def test_a_champion_without_its_edits_is_the_baseline_again():
@@ -222,19 +204,6 @@ def test_seeds_that_explain_the_noise_make_a_gain_better_known():
     assert statistics.fmean(error for _, error in with_seeds) < 0.92 * statistics.fmean(error for _, error in without)
     off = [statistics.fmean(abs(mean - 1.5) for mean, _ in found) for found in (with_seeds, without)]
     assert off[0] < off[1]
-
-
-def test_seeds_that_explain_nothing_change_next_to_nothing():
-    changes = [paired(seed, 0.0, with_seeds=True)[0] - paired(seed, 0.0, with_seeds=False)[0] for seed in range(12)]
-    assert statistics.fmean(map(abs, changes)) < 0.1
-
-
-def test_a_baseline_alone_is_its_runs():
-    posterior = begun([5.0, 5.2]).posterior
-    assert posterior.score(()).mean == pytest.approx(-5.1)
-    assert posterior.score(()).error == pytest.approx(posterior.sigma / math.sqrt(2), rel=0.25)
-    assert posterior.gains == {}
-    assert begun([0.0, 0.2]).posterior.sigma > 0, "a score of 0 has no size to guess from"
 
 
 def test_without_noise_scores_are_exact():

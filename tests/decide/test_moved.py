@@ -1,14 +1,7 @@
 """Edits that were begun upon an earlier champion, while other edits were kept."""
 
-import random
-
 import pytest
 from lineages import SIGMA, begun, enter
-
-from autoresearch_jax.decide.rule import Action, Complexity, LineageRule
-from autoresearch_jax.types import Metric
-
-RULE = LineageRule(Metric("val_bpb"))
 
 
 def test_an_edit_of_an_earlier_champion_is_measured_against_that_one_and_kept_upon_the_present_one():
@@ -80,26 +73,3 @@ def test_a_group_that_is_out_stays_out_when_another_edit_is_kept_meanwhile():
     lineage.conclude(2, kept=True)
     assert lineage.champion == {3}
     assert -10.0 in lineage.runs_of(frozenset()), "its run was without either"
-
-
-def test_many_moved_edits_give_no_other_champion_than_their_gains_say():
-    draw, truth = random.Random(0), {0: 0.0}
-    lineage = begun()
-    for first in range(1, 60, 3):  # three in flight, all upon one champion
-        for number in range(first, first + 3):
-            truth[number] = draw.choice((2.0, 0.0, -2.0))
-            lineage.begin(number)
-            own = sum(truth[edit] for edit in lineage.programs[number].contents)
-            lineage.observe(number, 10 - SIGMA * (own + draw.gauss(0, 1)))
-        for number in range(first, first + 3):
-            kept = RULE.decide(lineage, number, Complexity()).action is Action.KEEP
-            if kept and lineage.is_stale(number):
-                lineage.move(number)
-            lineage.conclude(number, kept=kept)
-            if kept:
-                own = sum(truth[edit] for edit in lineage.champion)
-                lineage.observe(number, 10 - SIGMA * (own + draw.gauss(0, 1)))
-    true = sum(truth[edit] for edit in lineage.champion)
-    score = lineage.posterior.score(lineage.champion)
-    assert abs((score.mean + 10) / SIGMA - true) < 3 * score.error / SIGMA
-    assert true > 15

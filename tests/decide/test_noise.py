@@ -70,10 +70,6 @@ def test_a_correlation_of_seeds_shows_in_first_runs_and_is_rather_underestimated
     assert 0.2 < statistics.fmean(found) < 0.8
 
 
-def test_where_seeds_explain_nothing_next_to_nothing_is_found():
-    assert statistics.fmean(correlation_of_seeds(pairs(0.0, 100, seed), 1.0) for seed in range(200)) < 0.08
-
-
 def test_few_pairs_or_one_seed_show_no_correlation_and_perfect_pairs_stay_below_certainty():
     perfect = [(0, float(number % 5), float(number % 5)) for number in range(20)]
     assert correlation_of_seeds(perfect[:6], 1.0) == 0
@@ -134,11 +130,3 @@ def test_the_mean_of_equal_values_is_their_value(value):
 )
 def test_proposers_see_scores_to_the_noise_floor(score, sigma, shown):
     assert round_to_noise(score, sigma) == shown
-
-
-def test_a_shown_score_is_within_a_step_of_the_true_one_and_most_differences_below_the_noise_are_hidden():
-    draw = random.Random(0)
-    for _ in range(1000):
-        score, sigma = draw.uniform(-2, 2), 10 ** draw.uniform(-5, 0)
-        assert abs(round_to_noise(score, sigma) - score) <= 1.25 * sigma + 1e-12
-    assert len({round_to_noise(1.2 + 0.0001 * i, 0.01) for i in range(100)}) <= 3

@@ -50,14 +50,6 @@ def test_what_is_clear_is_decided_at_once(rule):
     assert candidate([1e4, 1e4], rule=rule) is Action.KEEP
 
 
-def test_a_stricter_rule_asks_for_more():
-    for doubtful in ([1.2, 0.8], [1.5], [0.8, 0.8, 0.8], [2.0]):
-        kept = {name: candidate(doubtful, rule=rule).keeps for name, rule in RULES.items()}
-        assert kept["fast"] >= kept["balanced"] >= kept["strict"]
-    assert candidate([1.2, 0.8], rule=RULES["fast"]) is Action.KEEP
-    assert not candidate([1.2, 0.8], rule=RULES["strict"]).keeps
-
-
 @pytest.mark.parametrize("gain", [5.0, 8.0])
 def test_one_wild_run_does_not_decide(gain):
     assert candidate([gain, -0.5]) in MEASURES
@@ -181,13 +173,6 @@ def test_a_shorter_program_may_lose_a_little():
     assert candidate([-2.0, -2.0], SHORTER) is Action.DISCARD
     assert candidate([3.0, 3.0], SHORTER) is Action.KEEP
     assert Action.KEEP_SIMPLER.keeps
-
-
-def test_what_simplifications_lost_before_counts():
-    lost = Complexity(nodes_added=-4, anchor_gain=Estimate(-SIGMA, 0.3 * SIGMA))
-    assert candidate([0.0] * 4, lost) is Action.DISCARD
-    gained = Complexity(nodes_added=-4, anchor_gain=Estimate(0.0, 0.1 * SIGMA))
-    assert candidate([0.0] * 4, gained) is Action.KEEP_SIMPLER
 
 
 def chain(seed: int, loss: float, *, is_bounded: bool) -> float:

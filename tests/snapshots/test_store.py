@@ -117,17 +117,6 @@ def test_a_folder_is_not_moved_to_itself(snapshot: Path) -> None:
     assert snapshot.is_dir()
 
 
-def test_names_that_begin_alike_are_kept_apart(store: SnapshotStore, snapshot: Path) -> None:
-    longer = made(snapshot.with_name(f"{NAME}0"), seed=2)
-    store.put(longer)
-    assert not store.is_whole(NAME)
-    store.put(snapshot)
-    store.remove(NAME)
-    assert store.is_whole(longer.name)
-    store.fetch(longer.name, snapshot.parent / "back")
-    assert contents(snapshot.parent / "back") == contents(longer)
-
-
 def test_what_fails_once_is_tried_again(server: GcsServer, snapshot: Path) -> None:
     answers: dict[str, int | str] = {"GET /storage": 503, SMALL: 503, PIECE: "cut", ANY_FETCH: "cut"}
 
@@ -288,12 +277,3 @@ SnapshotStore("gs://bucket/night")
 print(sorted(name for name in ("gcsfs", "jax") if name in sys.modules))
 """
     assert python(program).communicate() == ("[]\n['gcsfs']\n", "")
-
-
-def test_a_failure_prints_nothing_of_its_own(server: GcsServer) -> None:
-    server.before = lambda request: 403
-    program = "import sys; from autoresearch_jax.snapshots.store import *\n"
-    program += "try: SnapshotStore('gs://bucket/night').check()\nexcept StoreError as error: print(error)"
-    out, error = python(program).communicate()
-    assert out.startswith("gs://bucket/night: cannot be written to: Forbidden: ")
-    assert (out.count("\n"), error) == (1, "")
