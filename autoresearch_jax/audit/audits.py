@@ -71,15 +71,12 @@ class AuditObserver(Protocol):
 
     def prepares(self, subject: str) -> None:
         """A text is about to be prepared."""
-        ...
 
     def measures(self, subject: str, number: int, total: int) -> None:
         """Trial `number` of `total`, counted from 1, is about to begin."""
-        ...
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """How far the current trial is."""
-        ...
 
 
 @dataclass(frozen=True)

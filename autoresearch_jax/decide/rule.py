@@ -146,7 +146,6 @@ class DecisionRule(Protocol):
 
     def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
         """The next action for an open program that has a run, after each run of it or of the champion."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,10 @@ class Terms(Protocol):
     @property
     def fingerprint(self) -> str:
         """Hash of everything but candidate and machine that a score depends on; unequal ones are never compared."""
-        ...
 
     @property
     def terms(self) -> Mapping[str, Scalar]:
         """What of the machine a score depends on, by name: device, versions, clock; as with `fingerprint`."""
-        ...
 
 
 @runtime_checkable
@@ -52,7 +50,6 @@ class PartedTerms(Protocol):
     @property
     def fingerprint_parts(self) -> Mapping[str, str]:
         """A hash of each file or table that the fingerprint is made of, by its name for people."""
-        ...
 
 
 class Task(Terms, Protocol):
@@ -61,22 +58,18 @@ class Task(Terms, Protocol):
     @property
     def facts(self) -> Mapping[str, Scalar]:
         """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
-        ...
 
     @property
     def asset(self) -> AssetKind:
         """What kind of text the editable asset is, and what people call it; see `assets.kinds.kind_of`."""
-        ...
 
     @property
     def told(self) -> Sequence[str]:
         """Names of a trial's metrics that proposers are told of the champion; none measured on validation data."""
-        ...
 
     @property
     def contract(self) -> str:
         """What it asks of the asset, as agents are told it: signatures, limits, versions; Markdown without headings."""
-        ...
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
@@ -87,7 +80,6 @@ class Task(Terms, Protocol):
         Raises CandidateRejected if it cannot be measured, and why; CandidateUntouched if the checks did not come as far
         as the candidate.
         """
-        ...
 
     def measure(
         self,
@@ -118,11 +110,9 @@ class Task(Terms, Protocol):
 
         Raises CandidateUntouched if the trial did not come as far as the candidate.
         """
-        ...
 
     def close(self) -> None:
         """Ends all processes of the task, also those that another thread waits for. The task can be used again."""
-        ...
 
 
 @runtime_checkable
@@ -135,7 +125,6 @@ class CalibratedTask(Protocol):
         Returns what the run has to keep: seconds that a reference program takes on this machine; None where the clock
         needs none. Raises UserError if the machine cannot be measured.
         """
-        ...
 
 
 @runtime_checkable
@@ -145,14 +134,12 @@ class PlaceableTask(Protocol):
     @property
     def other_places(self) -> Sequence[Place]:
         """The other ones; none where a trial has the machine for itself."""
-        ...
 
     def at(self, place: Place) -> Task:
         """A task that measures at another place what this one prepares, with processes of its own.
 
         What `CalibratedTask.calibrate` finds holds for both. Its owner closes it.
         """
-        ...
 
 
 @runtime_checkable
@@ -167,7 +154,6 @@ class RepeatableTask(Protocol):
 
         Raises CandidateRejected if it cannot be made now, and why.
         """
-        ...
 
 
 @runtime_checkable
@@ -182,7 +168,6 @@ class EvalBundleTask(Protocol):
 
         Raises UserError if what is there was changed, or cannot be written.
         """
-        ...
 
 
 @runtime_checkable
@@ -200,7 +185,6 @@ class HoldoutTask(Protocol):
         compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
         """As `Task.measure`; the metrics have the score on the holdout, too, as HOLDOUT_SCORE."""
-        ...
 
 
 class Observer(Protocol):
@@ -208,27 +192,21 @@ class Observer(Protocol):
 
     def notice(self, text: str) -> None:
         """Something that the user should know."""
-        ...
 
     def begins(self, experiment: ExperimentRow) -> None:
         """An experiment is about to be prepared and measured."""
-        ...
 
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         """A trial is about to begin, one of several that may run; a candidate's may be another one of the champion."""
-        ...
 
     def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
         """How far a trial is, by its number; before one begins, trial 0, how far an experiment is prepared."""
-        ...
 
     def measured(self, trial: TrialRow) -> None:
         """A trial is over, and in the ledger."""
-        ...
 
     def ends(self, experiment: ExperimentRow) -> None:
         """An experiment is over."""
-        ...
 
     def waits(self, what: str, since: float, again_at: float) -> None:
         """The loop waits, such as for a service; called again for each further wait of the same kind.
@@ -238,19 +216,15 @@ class Observer(Protocol):
           since: seconds since 1970.
           again_at: when it is tried again, in seconds since 1970.
         """
-        ...
 
     def resumes(self) -> None:
         """The wait is over."""
-        ...
 
     def service_down(self, what: str, since: float, again_at: float) -> None:
         """See `ServiceObserver.service_down`."""
-        ...
 
     def service_back(self) -> None:
         """See `ServiceObserver.service_back`."""
-        ...
 
 
 class SnapshotKeeper(Protocol):
@@ -258,11 +232,9 @@ class SnapshotKeeper(Protocol):
 
     def settle(self) -> None:
         """Completes what a killed process left undone."""
-        ...
 
     def apply(self, ended: ExperimentRow) -> None:
         """Enters an experiment that is over."""
-        ...
 
 
 GOES_ON = "the same command goes on from here"

@@ -75,11 +75,9 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """How many trials run at the same time."""
-        ...
 
     def submit(self, work: Work) -> int:
         """Hands a trial over; returns its ticket. With all slots taken it waits for its turn."""
-        ...
 
     def next_finished(self, timeout: float | None = None) -> Finished | None:
         """Waits until a trial is over, at most `timeout` seconds; None if that time is over.
@@ -87,12 +85,9 @@ class Executor(Protocol):
         A KeyboardInterrupt that arrives here leaves the trials running, until `cancel` or `close`; a trial that runs in
         this thread is over. Raises IndexError if all that was submitted is answered or cancelled.
         """
-        ...
 
     def cancel(self, ticket: int) -> None:
         """Ends a trial, which is not answered any more; ignores tickets that are unknown or answered."""
-        ...
 
     def close(self) -> None:
         """Ends all trials and their processes; nothing is answered any more."""
-        ...

@@ -18,11 +18,9 @@ class Measurer(Protocol):
 
     def measure(self, *arguments: Any, **options: Any) -> Measurement:
         """See `engine.task.Task.measure`."""
-        ...
 
     def close(self) -> None:
         """Ends what runs, also a trial in another thread; it can be used again."""
-        ...
 
 
 class PoolExecutor:

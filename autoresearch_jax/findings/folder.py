@@ -66,18 +66,15 @@ class FindingStore(Protocol):
 
     def findings(self) -> Sequence[Finding]:
         """All of them, by their ids."""
-        ...
 
     def base_text(self, digest: str) -> str | None:
         """The text that findings of this base change; None where it is not known."""
-        ...
 
     def add(self, finding: Finding, base_text: str | None) -> str:
         """Stores a finding, or its evidence where the same change is there already; returns what was done in words.
 
         Raises FindingError if another change has its id, it does not fit its base, or it cannot be stored.
         """
-        ...
 
 
 class FindingFolder:

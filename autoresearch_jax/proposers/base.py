@@ -181,7 +181,6 @@ class ServiceObserver(Protocol):
 
     def notice(self, text: str) -> None:
         """One line for the user."""
-        ...
 
     def service_down(self, what: str, since: float, again_at: float) -> None:
         """A service does not answer, and the run goes on without it; called again for each further try.
@@ -191,11 +190,9 @@ class ServiceObserver(Protocol):
           since: seconds since 1970.
           again_at: before which it is not asked again, in seconds since 1970.
         """
-        ...
 
     def service_back(self) -> None:
         """It answers again, or is not asked any more."""
-        ...
 
 
 Examine = Callable[[Brief, Proposal], Objection | None]
@@ -209,7 +206,6 @@ class Proposer(Protocol):
     @property
     def name(self) -> str:
         """As it is stored beside each proposal, such as "constants"."""
-        ...
 
     def propose(self, brief: Brief) -> Proposal:
         """The next experiment; never one that changes nothing.
@@ -222,15 +218,12 @@ class Proposer(Protocol):
         Raises SpaceExhausted if there is nothing left to try; ProposalFailed if nothing came of it this time;
         ServiceDown if the service does not answer.
         """
-        ...
 
     def asks_ahead(self, brief: Brief) -> bool:
         """True if the answer takes so long that it is worth asking while another experiment is measured."""
-        ...
 
     def close(self) -> None:
         """Ends a `propose` under way in another thread, which raises ProposalFailed soon after."""
-        ...
 
 
 def moves_constants_alone(experiment: PastExperiment | Running) -> bool:

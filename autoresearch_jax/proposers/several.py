@@ -18,11 +18,9 @@ class Waiting(Protocol):
 
         Of equal texts one is stored, and none of one that is `first` or the champion's. Without any all stays.
         """
-        ...
 
     def take(self, brief: Brief) -> Proposal | None:
         """The oldest that fits the champion of now, bound to the brief's experiment; None if none waits."""
-        ...
 
 
 class SeveralProposer:

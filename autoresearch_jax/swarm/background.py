@@ -29,15 +29,12 @@ class Notices(Protocol):
 
     def refresh(self) -> bool:
         """Connects where that is lost, which may take some seconds; false if it is worth trying again soon."""
-        ...
 
     def publish(self, ref: str, commit: str) -> None:
         """Tells of a tip that was pushed."""
-        ...
 
     def close(self) -> None:
         """Ends it."""
-        ...
 
 
 class BackgroundPeer:

@@ -95,11 +95,9 @@ class Part(Protocol):
 
     def opened(self, session: Any) -> None:
         """A session was opened, in the place of one before."""
-        ...
 
     def closing(self) -> None:
         """It is about to be closed."""
-        ...
 
 
 class ZenohNotices:

@@ -18,18 +18,15 @@ class Transport(Protocol):
 
     def tips(self, here: Mapping[str, str]) -> Mapping[str, str]:
         """The tips of all chains, by ref, given those of the store; raises GitError if nothing answers."""
-        ...
 
     def fetch(self, wanted: Mapping[str, str], failed: Callable[[str, str], None]) -> Iterator[list[str]]:
         """Has chains come into the store, where they are not checked yet; yields the refs that came together.
 
         `failed` is told of a ref that is not to be tried again soon, and why. Raises GitError if nothing answers.
         """
-        ...
 
     def push(self, commit: str, ref: str, expected: str | None) -> Pushed:
         """Makes a commit of the store the tip of this peer's chain, if that is at `expected`; None if there is none."""
-        ...
 
 
 class GitRemote:
