@@ -48,7 +48,7 @@ def numbers(lineage: Lineage) -> list[float]:
 
 def test_the_posterior_does_not_depend_on_the_order_in_which_discarded_edits_were_entered():
     first = several(0)
-    for order in range(1, 5):
+    for order in range(1, 3):
         other = several(0, order=order)
         assert list(other.programs) != list(first.programs)
         assert numbers(other) == pytest.approx(numbers(first), rel=0.003), "but for a drift"
@@ -76,14 +76,14 @@ def test_it_is_the_same_for_both_directions_of_the_metric():
     assert numbers(rising) == pytest.approx(numbers(falling))
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e3])
-def test_it_follows_the_unit_of_the_scores(scale):
+def test_it_follows_the_unit_of_the_scores():
+    scale = 1e-4
     assert numbers(several(1, scale=scale)) == pytest.approx([scale * value for value in numbers(several(1))])
 
 
 def test_two_baseline_runs_and_some_replicates_tell_sigma():
     found = []
-    for seed in range(30):
+    for seed in range(12):
         draw = random.Random(seed)
         lineage = begun([draw.gauss(10, SIGMA) for _ in range(2)])
         for number in range(1, 9):
@@ -93,8 +93,7 @@ def test_two_baseline_runs_and_some_replicates_tell_sigma():
     assert 0.8 < statistics.median(found) < 1.25
 
 
-@pytest.mark.parametrize("gain", [-100.0, -1e4])
-@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize(("gain", "runs"), [(-100.0, 2), (-1e4, 1)])
 def test_a_crash_says_hardly_anything_of_other_edits(gain, runs):
     usual, crashed = several(2), several(2)
     enter(crashed, 50, [10 - SIGMA * gain + 0.1 * run for run in range(runs)], kept=False)
@@ -102,7 +101,7 @@ def test_a_crash_says_hardly_anything_of_other_edits(gain, runs):
         assert with_it == pytest.approx(without, rel=0.1, abs=0.1 * SIGMA)
 
 
-@pytest.mark.parametrize("gain", [15, 100, 1e5])
+@pytest.mark.parametrize("gain", [15, 1e5])
 def test_a_gain_beyond_all_others_is_what_its_runs_say(gain):
     lineage = begun()
     enter(lineage, 1, [10 - SIGMA * gain, 10.05 - SIGMA * gain], kept=True)
@@ -199,8 +198,8 @@ def paired(seed: int, rho: float, *, with_seeds: bool) -> tuple[float, float]:
 
 
 def test_seeds_that_explain_the_noise_make_a_gain_better_known():
-    with_seeds = [paired(seed, 0.8, with_seeds=True) for seed in range(12)]
-    without = [paired(seed, 0.8, with_seeds=False) for seed in range(12)]
+    with_seeds = [paired(seed, 0.8, with_seeds=True) for seed in range(8)]
+    without = [paired(seed, 0.8, with_seeds=False) for seed in range(8)]
     assert statistics.fmean(error for _, error in with_seeds) < 0.92 * statistics.fmean(error for _, error in without)
     off = [statistics.fmean(abs(mean - 1.5) for mean, _ in found) for found in (with_seeds, without)]
     assert off[0] < off[1]
@@ -286,7 +285,7 @@ def test_one_wild_run_long_after_the_others_moves_a_score_little():
     assert moved < 0.9 * SIGMA
 
 
-@pytest.mark.parametrize("distance", [14, 18, 30, 100])
+@pytest.mark.parametrize("distance", [14, 100])
 def test_a_run_that_is_far_off_has_next_to_no_weight(distance):
     (mean,), _, ((*_, weight),) = robust_means(np.array([[0.1, 0.0, -0.1, 0.05, distance]]), 1.0)
     assert mean < 0.1
