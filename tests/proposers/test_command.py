@@ -19,12 +19,6 @@ def test_what_it_does_to_the_training_file_is_the_proposal_and_its_last_line_the
     assert "thinking" in place.log
 
 
-def test_hypothesis_md_comes_before_the_output_and_may_name_the_category(place):
-    text = "# A smaller step\n\nCategory: **Optimizer**\nmore words\n"
-    proposal = place.propose(f"{GOOD}; printf '{text}' > HYPOTHESIS.md; echo done")
-    assert (proposal.hypothesis, proposal.category) == ("A smaller step", "optimizer")
-
-
 def test_hypothesis_md_may_say_why_and_what_was_used(place):
     brief = dataclasses.replace(BRIEF, papers={"one-two": '"Halve it" ("loss"): kept by bob', "three": '"Two" ("x")'})
     said = f"used: four, $(sed -n 's/^- \\(one-two\\): .*/\\1/p' BRIEF.md)\nwhy: smoother {'x' * 700} $MY_KEY"
@@ -36,45 +30,13 @@ def test_hypothesis_md_may_say_why_and_what_was_used(place):
     assert place.propose(said, MY_KEY="secret-word").why == "so [secret]"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"hypothesis": "a smaller step", "category": "Optimizer (learning rate)"}',
-        '{"type": "result", "result": "a smaller step\\nand why", "category": "optimizer"}\n```',
-    ],
-)
-def test_the_last_line_may_be_json(place, tmp_path, line):
-    (tmp_path / "said").write_text(f"working\n{line}\n")
-    proposal = place.propose(f"{GOOD}; cat {tmp_path}/said")
-    assert (proposal.hypothesis, proposal.category) == ("a smaller step", "optimizer")
-
-
-def test_a_long_hypothesis_in_json_is_cut_and_not_its_line(place, tmp_path):
-    (tmp_path / "said").write_text(f'{{"hypothesis": "a smaller step {"x" * 3000}"}}\n')
-    words = place.propose(f"{GOOD}; cat {tmp_path}/said").hypothesis
-    assert words.startswith("a smaller step xxx")
-    assert len(words) <= 300
-
-
-@pytest.mark.parametrize("form", ["{}", "\ufeff{}"])
-@pytest.mark.parametrize("end", ["\r\n", "\r"])
+@pytest.mark.parametrize(("form", "end"), [("\ufeff{}", "\r\n"), ("{}", "\r")])
 def test_byte_order_marks_and_line_ends_of_an_editor_are_no_change(place, tmp_path, form, end):
     (tmp_path / "edited.py").write_bytes(form.format(CHANGED).replace("\n", end).encode())
     (tmp_path / "saved.py").write_bytes(form.format(SOURCE).replace("\n", end).encode())
     assert place.propose(f"cp {tmp_path}/edited.py train_lib.py").source == CHANGED
     with pytest.raises(ProposalFailed, match=r"changed nothing in train_lib\.py"):
         place.propose(f"cp {tmp_path}/saved.py train_lib.py")
-
-
-def test_hypothesis_md_as_tools_write_it(place):
-    text = "\\357\\273\\277# Hypothesis\\r\\n\\r\\na smaller step\\r\\n\\r\\nCategory: Optimizer (learning rate)\\r\\n"
-    proposal = place.propose(f"{GOOD}; printf '{text}' > HYPOTHESIS.md; echo done")
-    assert (proposal.hypothesis, proposal.category) == ("a smaller step", "optimizer")
-
-
-def test_without_a_word_of_it_the_hypothesis_says_so(place):
-    assert place.propose(GOOD).hypothesis == "a change that the agent did not explain"
-    assert place.propose(f"{GOOD}; mkfifo HYPOTHESIS.md").hypothesis == "a change that the agent did not explain"
 
 
 def test_it_finds_the_brief_the_champion_and_the_other_files(place):
@@ -120,30 +82,24 @@ def test_several_proposals_are_left_in_copies_and_one_that_is_unchanged_is_none(
     assert "proposals/" not in instructions(TRAINING_FILE, "train_lib.py", [])
 
 
-@pytest.mark.parametrize("first", ["true", "echo 'LR = (' > ../train_lib.py; sleep 60"])
-def test_other_proposals_are_kept_where_the_first_is_none(place, first):
-    with pytest.raises(ProposalFailed, match=r"changed nothing|unfinished"):
-        place.proposer(f"{OTHERS}; {first}", seconds=3, proposals=5).propose(BRIEF)
+def test_other_proposals_are_kept_where_the_first_is_none(place):
+    with pytest.raises(ProposalFailed, match="unfinished"):
+        place.proposer(f"{OTHERS}echo 'LR = (' > ../train_lib.py; sleep 60", seconds=3, proposals=5).propose(BRIEF)
     assert [other.hypothesis for other in place.kept[-1][1]] == ["half of it", "deeper"]
     assert not (place.logs / "agent-2.log").exists(), "the others are proposed; it is not asked again"
 
 
 def test_the_command_runs_beside_a_training_file_in_a_folder(place):
-    proposer = place.proposer(f"{GOOD}; ls; echo fine", editable="deep/er/train_lib.py")
-    assert proposer.propose(BRIEF) == Proposal("fine", "code", source=CHANGED, proposer="command")
-    assert place.log.split() == ["BRIEF.md", "train_lib.py", "fine"]
-
-
-def test_git_of_the_agent_is_not_pointed_at_the_users_repository(place):
-    proposal = place.propose(f"{GOOD}; echo dir=$GIT_DIR; ", GIT_DIR="/somewhere/.git")
-    assert proposal.hypothesis == "dir="
+    command = f"{GOOD}; ls; mkfifo HYPOTHESIS.md; echo dir=$GIT_DIR"
+    proposer = place.proposer(command, editable="deep/er/train_lib.py", GIT_DIR="/somewhere/.git")
+    assert proposer.propose(BRIEF) == Proposal("dir=", "code", source=CHANGED, proposer="command")
+    assert place.log.split() == ["BRIEF.md", "train_lib.py", "dir="], "not the user's repository"
 
 
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
         ("echo I am not sure", 'the agent changed nothing in train_lib.py; it said "I am not sure"'),
-        ("touch train_lib.py", "the agent changed nothing in train_lib.py"),
         (
             "echo 'rate limit'; exit 3",
             'the agent changed nothing in train_lib.py (exited with status 3); it said "rate limit"',
@@ -225,15 +181,11 @@ def test_an_objection_that_does_not_fit_is_cut_and_at_worst_the_text_stands(plac
         assert proposer.propose(BRIEF).hypothesis.startswith(words)
 
 
-@pytest.mark.parametrize("marker", ["no proposal", "Constants", "**no  proposal**"])
+@pytest.mark.parametrize("marker", ["Constants", "**no  proposal**"])
 def test_an_agent_cannot_name_a_category_of_the_drivers_own(place, marker):
-    command = f"{GOOD}; printf 'less\ncategory: {marker}\n' > HYPOTHESIS.md"
-    assert place.propose(command).category == "code"
-    asked = dataclasses.replace(BRIEF, category="attention")
+    command = f"{GOOD}; printf 'less\ncategory: {marker}\n' > HYPOTHESIS.md; echo more"
+    proposal = place.propose(command)
+    assert (proposal.hypothesis, proposal.category) == ("less", "code")
+    asked = dataclasses.replace(BRIEF, category="attention", categories=("seeds", "tricks"))
     assert place.proposer(command).propose(asked).category == "attention"
-
-
-def test_the_agent_is_told_the_categories_of_the_run(place):
-    brief = dataclasses.replace(BRIEF, categories=("seeds", "tricks"))
-    place.proposer(f"{GOOD}; echo fine").propose(brief)
     assert "names the kind of change, one of: seeds, tricks. " in (place.logs / "BRIEF.md").read_text()

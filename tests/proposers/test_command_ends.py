@@ -11,7 +11,7 @@ import pytest
 from agent_place import BRIEF, CHANGED, GOOD
 from fakes import SOURCE
 
-from autoresearch_jax.proposers.base import Objection, Proposal, ProposalFailed
+from autoresearch_jax.proposers.base import Objection, Proposal
 from autoresearch_jax.proposers.briefing import BriefError
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.sandbox.process import run_command
@@ -36,23 +36,19 @@ def background(tmp_path: Path) -> str:
     )
 
 
-def test_when_time_is_up_nothing_of_it_is_left(place, tmp_path):
+def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
     started = time.monotonic()
-    reason = place.failure(f"{background(tmp_path)}; sleep 300", seconds=1.5)
-    assert reason == "the agent ran longer than 1.5 s, and had changed nothing in train_lib.py"
-    assert time.monotonic() - started < 100
+    assert place.propose(f"{background(tmp_path)}; yes | head -1; {GOOD}; echo fine").hypothesis == "fine"
+    assert time.monotonic() - started < 100, "a child that holds the output open is not waited for"
+    assert "Broken pipe" not in place.log
     assert not is_alive(tmp_path / "pid")
 
 
-def test_an_edit_that_is_finished_when_time_is_up_is_proposed(place):
-    proposal = place.propose(f"{GOOD}; echo smaller steps; sleep 300", seconds=1.5)
+def test_an_edit_that_is_finished_when_time_is_up_is_proposed(place, tmp_path):
+    proposal = place.propose(f"{background(tmp_path)}; {GOOD}; echo smaller steps; sleep 300", seconds=1.5)
     assert proposal.source == CHANGED
+    assert not is_alive(tmp_path / "pid")
     assert proposal.hypothesis == "smaller steps (the agent ran longer than 1.5 s)"
-
-
-def test_an_edit_that_is_not_finished_when_time_is_up_is_not_proposed(place):
-    reason = place.failure("echo 'def build(' > train_lib.py; sleep 300", seconds=1.5)
-    assert reason.startswith("the agent ran longer than 1.5 s, and left train_lib.py unfinished: ")
 
 
 @pytest.mark.parametrize("then", [pytest.param("true", marks=pytest.mark.slow), "echo 'def build(' > train_lib.py"])
@@ -63,23 +59,11 @@ def test_a_try_that_is_cut_off_does_not_replace_the_one_before(place, tmp_path, 
     assert (proposal.source, proposal.hypothesis) == (CHANGED, "first")
 
 
-def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
-    started = time.monotonic()
-    assert place.propose(f"{background(tmp_path)}; {GOOD}; echo fine").hypothesis == "fine"
-    assert time.monotonic() - started < 100, "a child that holds the output open is not waited for"
-    assert not is_alive(tmp_path / "pid")
-
-
 def test_ten_megabytes_of_output_are_no_trouble(place):
     proposal = place.propose(f"head -c 10000000 /dev/zero | tr '\\0' y; {GOOD}; echo; echo last word", seconds=60)
     assert proposal == Proposal("last word", "code", source=CHANGED, proposer="command")
     assert (place.logs / "agent.log").stat().st_size < 5_000_000
     assert place.log.endswith("\n[the rest of the output is not kept]\n")
-
-
-def test_a_shells_pipe_ends_as_in_a_terminal(place):
-    assert place.propose(f"yes | head -1; {GOOD}; echo fine").hypothesis == "fine"
-    assert "Broken pipe" not in place.log
 
 
 def test_ctrl_c_ends_the_agent_and_all_it_started(place, tmp_path):
@@ -143,27 +127,17 @@ def test_a_secret_is_in_nothing_that_is_left_behind(place):
     brief = dataclasses.replace(BRIEF, program=f"# A page\n\nUse {KEY}.\n")
     command = (
         f'{GOOD}; echo "# $MY_KEY" >> train_lib.py; echo "$MY_KEY"; touch "a${{MY_KEY#/}}" "$OTHER_TOKEN"; '
-        'printf \'I used %s\ncategory: %s\n\' "$MY_KEY" "$OTHER_TOKEN" > HYPOTHESIS.md'
+        'printf \'I used %s with sesame\033[1m-open\ncategory: %s\n\' "$MY_KEY" "$OTHER_TOKEN" > HYPOTHESIS.md'
     )
     proposal = place.proposer(command, MY_KEY=KEY, OTHER_TOKEN="sesame-open").propose(brief)
     assert proposal.source == f"{CHANGED}# {REDACTED}\n"
-    assert proposal.hypothesis.startswith(f"I used {REDACTED} (changes of ")
+    assert proposal.hypothesis.startswith(f"I used {REDACTED} with {REDACTED} (changes of ")
     assert proposal.hypothesis.endswith("; a secret in train_lib.py is blanked out)")
     left = f"{proposal}{everything_in(place.logs)}"
     assert KEY not in left
     assert "sesame-open" not in left
     assert f"Use {REDACTED}." in (place.logs / "BRIEF.md").read_text()
     assert place.log == f"{REDACTED}\n"
-
-
-def test_a_secret_that_colours_were_put_into_is_one_when_they_are_gone(place):
-    proposal = place.propose(f"{GOOD}; printf 'with sesame\\033[1m-open\\n'", MY_KEY="sesame-open")
-    assert proposal.hypothesis == f"with {REDACTED}"
-
-
-def test_the_last_words_of_an_agent_that_changed_nothing_hold_no_secret(place):
-    with pytest.raises(ProposalFailed, match=r'; it said "no \[secret\]"$'):
-        place.propose('echo "no $MY_KEY"', MY_KEY=KEY)
 
 
 def test_what_the_champion_has_already_is_left_though_a_variable_has_it_too(place):

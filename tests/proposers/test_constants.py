@@ -47,6 +47,7 @@ def night(score: Callable[[Mapping[str, Value]], float | None], count: int, **wo
         source = set_constants(SOURCE, {**known.champion_constants, **moves})
         constants = read_constants(source)
         assert constants == {**known.champion_constants, **moves}, "a source can spell each value"
+        assert 1 <= len(moves) <= 3
         value = score(constants)
         better = value is not None and metric.is_better(value, known.champion_score)
         history.append(outcome(number, constants, value, kept=better))
@@ -69,14 +70,14 @@ def bowl(constants) -> float | None:
 
 @pytest.fixture(scope="module")
 def searched() -> Brief:
-    return night(bowl, 40)
+    return night(bowl, 24)
 
 
 def test_it_comes_near_the_optimum_of_six_constants_and_leaves_what_fails(searched: Brief):
     start = bowl(START)
     assert start is not None
     assert searched.champion_score < 0.2 * start
-    late = [o.score for o in searched.history[20:]]
+    late = [o.score for o in searched.history[12:]]
     assert late.count(None) <= len(late) // 4
 
 
@@ -84,20 +85,16 @@ def test_higher_may_be_better(searched: Brief):
     def mirrored(constants):
         return None if bowl(constants) is None else -bowl(constants)
 
-    upward = night(mirrored, 12, metric=Metric("accuracy", "maximize"))
-    assert [o.constants for o in upward.history] == [o.constants for o in searched.history[:13]], "the same search"
+    upward = night(mirrored, 6, metric=Metric("accuracy", "maximize"))
+    assert [o.constants for o in upward.history] == [o.constants for o in searched.history[:7]], "the same search"
 
 
 def test_nothing_has_worked_but_the_champion():
     history = [outcome(0, START, 2.0, kept=True)]
-    for number in range(1, 12):
+    for number in range(1, 8):
         moves = ConstantsProposer().propose(brief(*history)).constants
         history.append(outcome(number, {**START, **moves}, None))
-    assert len({repr(sorted(o.constants.items())) for o in history}) == 12
-
-
-def test_every_score_is_the_same():
-    assert night(lambda constants: 1.0, 8).experiment == 9
+    assert len({repr(sorted(o.constants.items())) for o in history}) == 8
 
 
 def test_a_history_of_another_optimizers_sources():
@@ -109,7 +106,7 @@ def test_a_history_of_another_optimizers_sources():
         outcome(3, {**START, "LR": 0.1}, None, category="optimizer"),
         outcome(4, {**START, "GATED": 1}, 2.1),
     )
-    for seed in range(8):
+    for seed in range(4):
         assert ConstantsProposer().propose(brief(*history, seed=seed)).constants
 
 
@@ -117,8 +114,7 @@ def test_what_is_left_out_of_a_long_history_is_still_not_tried_again():
     space = (Constant("DEPTH", IntRange(1, NEWEST + BEST + 40)),)
     values = [value for value in range(1, NEWEST + BEST + 41) if value != 7]
     history = [outcome(n, {**START, "DEPTH": value}, float(n), kept=n == 0) for n, value in enumerate(values)]
-    for seed in range(4):
-        assert ConstantsProposer().propose(brief(*history, seed=seed, space=space)).constants == {"DEPTH": 7}
+    assert ConstantsProposer().propose(brief(*history, space=space)).constants == {"DEPTH": 7}
 
 
 # Several at a time.
@@ -149,7 +145,7 @@ def nearest(settings: Sequence[Constants]) -> float:
 def test_eight_in_a_row_are_unlike_each_other(searched: Brief):
     """With one trial, with many, where TPE proposes, too; and much more so than without word of each other."""
     spread = {True: 0.0, False: 0.0}
-    for seed, count in ((0, 1), (1, 12), (2, 12)):
+    for seed, count in ((0, 1), (1, 12)):
         known = brief(*searched.history[:count], seed=seed)
         running = proposed_in_a_row(known, 8)
         assert len({repr(sorted(one.constants.items())) for one in running}) == 8

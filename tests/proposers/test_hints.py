@@ -94,13 +94,6 @@ def test_many_moves_at_once_say_little_of_each():
     assert lines((*HISTORY, all_at_once), space=space) == lines(space=space)
 
 
-def test_a_champion_that_left_the_table_behind():
-    told = lines(now={**NOW, "LR": 'x"\n## y', "DEPTH": 40})
-    assert told["LR"].startswith('LR (0.01 .. 0.16 log): now "x\' ## y"; 5 tried; 0.02 worse by 0.012, ')
-    assert "DEPTH (2 .. 8): now 40; 2 tried; " in told["DEPTH"]
-    assert "now None" in lines(now={})["DEPTH"]
-
-
 def test_the_newest_single_moves_are_told_and_more_is_left_unsaid():
     history = (BASELINE, *(outcome(n, 2.0, DEPTH=2 + n % 7, LR=0.01 + n / 1000) for n in range(1, 40)))
     history += tuple(outcome(n, 2.0, LR=0.1 + n / 1000) for n in range(40, 50))

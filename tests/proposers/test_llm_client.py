@@ -28,7 +28,6 @@ from gemini_server import (
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.llm import GeminiProposer
-from autoresearch_jax.proposers.llm_budget import GeminiOptions
 from autoresearch_jax.proposers.llm_client import ATTEMPTS, THREAD, wanted_wait
 from autoresearch_jax.sanitize import REDACTED
 from autoresearch_jax.types import Metric
@@ -55,25 +54,14 @@ def make(tmp_path):
 
 @pytest.mark.parametrize(
     "step",
-    [error(429), cut(), raw(b"proxy says no", 502), raw(b" " * (17 << 20)), raw(b"what?")],
-    ids=["429", "cut", "502", "too large", "no JSON"],
+    [error(429), cut(), raw(b" " * (17 << 20)), raw(b"what?")],
+    ids=["429", "cut", "too large", "no JSON"],
 )
 def test_what_passes_is_asked_again(make, step):
-    with GeminiServer([step, step, GOOD]) as server:
+    compressed = raw(gzip.compress(GOOD.body), Content_Encoding="gzip")
+    with GeminiServer([step, raw(b"proxy says no", 502), compressed]) as server:
         assert make(server).propose(BRIEF).source == CHANGED
         assert [request.texts for request in server.requests] == [server.requests[0].texts] * 3
-
-
-def test_a_compressed_answer_is_an_answer(make):
-    with GeminiServer([raw(gzip.compress(GOOD.body), Content_Encoding="gzip")]) as server:
-        assert make(server).propose(BRIEF).source == CHANGED
-
-
-def test_what_stays_is_not_asked_again_and_fails_in_the_services_own_words(make):
-    with GeminiServer([error(400, "bad field"), GOOD]) as server:
-        with pytest.raises(ProposalFailed, match="the service says 400: bad field"):
-            make(server).propose(BRIEF)
-        assert len(server.requests) == 1
 
 
 def test_500_for_ever_is_a_service_that_is_down(make):
@@ -101,7 +89,6 @@ def test_the_server_is_not_asked_before_it_wants_to_be(make, step):
     ("step", "seconds"),
     [
         (error(429, "quota", retry_seconds=77.5), 77.5),
-        (error(503, "quota", retry_after="77.5"), 77.5),
         (error(503, "quota", retry_after="1" + "0" * 15), 3600),
     ],
 )
@@ -119,7 +106,7 @@ def test_a_wait_that_makes_no_sense_is_no_wait(wanted):
     assert wanted_wait(f'{{"retryDelay": "{wanted}s"}}', {}) is None
 
 
-@pytest.mark.parametrize("step", [error(401, "who?"), error(403, "who?"), error(400, "who?", reason="API_KEY_INVALID")])
+@pytest.mark.parametrize("step", [error(401, "who?"), error(400, "who?", reason="API_KEY_INVALID")])
 def test_a_key_that_is_not_let_in_is_a_service_that_is_down_until_somebody_mends_it(make, step):
     with GeminiServer([step, GOOD]) as server:
         with pytest.raises(ServiceDown, match="who") as down:
@@ -136,73 +123,23 @@ def test_a_redirect_is_not_followed_since_the_key_would_go_along(make):
         assert elsewhere.requests == []
 
 
-def test_nobody_at_the_address_is_a_service_that_is_down(make):
-    with GeminiServer() as server:
-        pass
-    with pytest.raises(ServiceDown, match="the connection failed"):
-        make(server, proposal_seconds=0.1).propose(BRIEF)
-
-
-@pytest.mark.parametrize("part", ["body", "headers"])
-def test_a_drip_ends_with_the_proposals_time_though_each_byte_is_in_time(make, part, tmp_path):
-    with GeminiServer(lambda request: drip(part)) as server:
+def test_a_drip_ends_with_the_proposals_time_though_each_byte_is_in_time(make, tmp_path):
+    with GeminiServer(lambda request: drip("headers")) as server:
         with pytest.raises(ServiceDown, match="no whole answer within"):
             make(server, proposal_seconds=0.4).propose(BRIEF)
         assert len(server.requests) == 1
     assert '"usage_is": "worst case"' in (tmp_path / "llm" / "0003" / "01.json").read_text()
 
 
-def test_a_request_that_stalls_leaves_time_for_another(make):
-    with GeminiServer([drip(), GOOD]) as server:
-        assert make(server, request_seconds=0.2).propose(BRIEF).source == CHANGED
-
-
-def under_way(proposer: GeminiProposer) -> tuple[threading.Thread, list[Exception]]:
-    """A proposal in another thread, and what it raised."""
-    raised: list[Exception] = []
-
-    def propose() -> None:
-        try:
-            proposer.propose(BRIEF)
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=propose)
-    thread.start()
-    return thread, raised
-
-
-@pytest.mark.parametrize("part", ["body", "headers"])
-def test_closing_ends_a_request_under_way_which_counts_at_the_most_it_may_have_taken(make, part, tmp_path):
-    arrived = threading.Event()
-    with GeminiServer(lambda request: drip(part, before=arrived.set)) as server:
-        proposer = make(server)
-        thread, raised = under_way(proposer)
-        assert arrived.wait(20)
-        proposer.close()
-        thread.join(20)
-        assert [type(error) for error in raised] == [ProposalFailed]
-        assert "closed" in str(raised[0])
+def test_closing_ends_a_request_under_way_which_counts_at_the_most_it_may_have_taken(make, tmp_path):
+    with GeminiServer(lambda request: drip("headers", before=lambda: made[0].close())) as server:
+        made = [make(server)]
+        with pytest.raises(ProposalFailed, match="closed"):
+            made[0].propose(BRIEF)
         for worker in [thread for thread in threading.enumerate() if thread.name == THREAD]:
             worker.join(20)
             assert not worker.is_alive()  # though the server drips on
     assert '"usage_is": "worst case"' in (tmp_path / "llm" / "0003" / "01.json").read_text()
-
-
-def test_closing_ends_a_wait(make):
-    arrived = threading.Event()
-
-    def step(request: Request):
-        arrived.set()
-        return error(429, retry_seconds=500)
-
-    with GeminiServer(step) as server:
-        proposer = make(server)
-        thread, raised = under_way(proposer)
-        assert arrived.wait(20)
-        proposer.close()
-        thread.join(20)
-        assert [type(error) for error in raised] == [ProposalFailed]
 
 
 @pytest.mark.parametrize("step", [error(404, "no such model"), error(403, "no such model")])
@@ -212,23 +149,19 @@ def test_what_the_service_has_against_a_model_is_said_in_its_own_words(make, ste
         proposer = make(server, model="gemini-9-none")
         with pytest.raises(UserError, match=rf"{head}: the service says {step.status}: no such model"):
             proposer.check_model()
-
-
-def test_fewer_output_tokens_than_asked_for_are_found_before_anything_is_spent(make):
     with GeminiServer(models={MODEL: 8192}) as server, pytest.raises(UserError, match=r"32768.*gives 8192 at most"):
         make(server).check_model()
 
 
-@pytest.mark.parametrize("step", [error(500, "on fire"), raw(b"what?")])
-def test_a_service_that_is_down_at_the_start_is_a_warning(make, step):
-    with GeminiServer(on_get=step) as server:
+def test_a_service_that_is_down_at_the_start_is_a_warning(make):
+    with GeminiServer(on_get=raw(b"what?")) as server:
         warning = make(server).check_model()
     assert warning is not None
     assert "cannot be asked now" in warning
 
 
 def test_vertex_ai_with_application_default_credentials(make, tmp_path, monkeypatch):
-    with GeminiServer([says("no"), GOOD]) as server:
+    with GeminiServer([error(500, f"Bearer {TOKEN}"), GOOD]) as server:
         account = server.service_account(tmp_path / "account.json")
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
         monkeypatch.setenv("GEMINI_API_KEY", KEY)  # which is not used then
@@ -241,6 +174,8 @@ def test_vertex_ai_with_application_default_credentials(make, tmp_path, monkeypa
         assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {TOKEN}"}
         assert not any("X-Goog-Api-Key" in request.headers for request in server.requests)
         assert [request.path for request in server.others].count("/token") == 1
+    assert f"Bearer {REDACTED}" in all_text(tmp_path / "llm")
+    assert TOKEN not in all_text(tmp_path / "llm")
 
 
 def test_a_token_server_that_refuses_is_a_service_that_is_down_until_somebody_mends_it(make, tmp_path, monkeypatch):
@@ -283,32 +218,10 @@ def all_text(folder: Path) -> str:
     return "\n".join(path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_exchange_is_stored_whole(tmp_path):
-    with GeminiServer([says("no"), GOOD]) as server:
-        GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
-        sent = server.requests[1].texts
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
-        "0003/01.json",
-        "0003/02.json",
-    ]
-    second = json.loads((tmp_path / "0003" / "02.json").read_text())
-    assert second["model"] == MODEL
-    assert [(turn["role"], turn["parts"][0]["text"]) for turn in second["request"]["contents"]] == sent
-    assert second["request"]["config"]["max_output_tokens"] == 32_768
-    parts = second["response"]["candidates"][0]["content"]["parts"]
-    assert json.loads(parts[-1]["text"])["hypothesis"] == "a smaller step"
-    assert second["usage"] == {"input_tokens": 1000, "output_tokens": 250}
-    assert second["error"] is None
-    assert second["seconds"] >= 0
-    assert second["dollars"] > 0
-    assert second["time"].endswith("+00:00")
-
-
 @pytest.mark.parametrize(
     "steps",
     [
         [says(f"my key is {KEY} and {OTHER}"), answer([("LR = 0.5", f'LR = "{KEY}"')], hypothesis=f"tell {KEY}")],
-        [error(500, f"{KEY} {OTHER}"), error(400, f"{KEY} {OTHER}")],
         [raw(f"no JSON, but {KEY}".encode()), error(403, f"{KEY} {OTHER}")],
         [says("no", finish=KEY), says("", finish=KEY), error(400, KEY)],
         [error(500, SPLIT), error(400, SPLIT)],
@@ -349,16 +262,3 @@ def test_a_key_that_edits_put_together_is_not_proposed(tmp_path):
             proposer.propose(BRIEF)
         assert "the edits put together a key" in server.requests[1].last
     assert KEY not in all_text(tmp_path) + str(failure.value) + server.requests[2].last
-
-
-def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):
-    with GeminiServer([error(500, f"Bearer {TOKEN}"), GOOD]) as server:
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.service_account(tmp_path / "account.json")))
-        options = quick(server, key=None, vertex_project="a-project")
-        GeminiProposer(options, "train_lib.py", None, llm_dir(tmp_path / "llm")).propose(BRIEF)
-    assert f"Bearer {REDACTED}" in all_text(tmp_path / "llm")
-    assert TOKEN not in all_text(tmp_path / "llm")
-
-
-def test_options_do_not_show_their_secrets():
-    assert KEY not in repr(GeminiOptions(key=KEY, secrets=(KEY,)))

@@ -133,26 +133,20 @@ def make(request) -> Callable[[], Proposer]:
     return PROPOSERS[request.param]
 
 
-def test_proposals_are_new_and_say_what_they_do(make):
-    proposer, brief = make(), first_brief()
+def test_proposals_are_new_say_what_they_do_and_are_those_of_a_resumed_process(make):
+    proposer, brief = make(), first_brief(seed=3)
     sources = {SOURCE}
-    for _ in range(8):
+    for number in range(6):
         proposal = proposer.propose(brief)
+        if number % 2:
+            assert make().propose(brief) == proposal, "a fresh proposer"
+            assert proposer.propose(brief) == proposal, "the same one, asked again"
         source = proposal.source or set_constants(brief.champion_source, proposal.constants)
         assert source not in sources
         assert proposal.hypothesis
         assert "\n" not in proposal.hypothesis
         assert proposal.category
         sources.add(source)
-        brief = following(brief, proposal)
-
-
-def test_a_resumed_process_proposes_what_the_uninterrupted_one_would_have(make):
-    proposer, brief = make(), first_brief(seed=3)
-    for _ in range(5):
-        proposal = proposer.propose(brief)
-        assert make().propose(brief) == proposal, "a fresh proposer"
-        assert proposer.propose(brief) == proposal, "the same one, asked again"
         brief = following(brief, proposal)
 
 
@@ -164,22 +158,6 @@ def night(brief: Brief, count: int) -> Brief:
     for _ in range(count):
         brief = following(brief, proposer.propose(brief))
     return brief
-
-
-def test_few_constants_move_and_the_hypothesis_names_them():
-    proposer, brief = ConstantsProposer(), first_brief()
-    counts = set()
-    for _ in range(20):
-        proposal = proposer.propose(brief)
-        counts.add(len(proposal.constants))
-        for name, value in proposal.constants.items():
-            before = brief.champion_constants[name]
-            assert value != before
-            assert f"{name} {before} -> {value}" in proposal.hypothesis
-            assert next(c for c in SPACE if c.name == name).values.contains(value)
-        brief = following(brief, proposal)
-    assert counts <= {1, 2, 3}
-    assert len(counts) > 1
 
 
 def test_a_small_space_is_tried_to_its_end_and_then_said_to_be_exhausted():
@@ -194,7 +172,7 @@ def test_a_small_space_is_tried_to_its_end_and_then_said_to_be_exhausted():
 
 
 def test_the_table_may_change_while_the_run_goes_on():
-    brief = night(first_brief(), 12)
+    brief = night(first_brief(), 6)
     spaces = [
         (Constant("LR", FloatRange(0.2, 0.3)), Constant("DEPTH", IntRange(5, 6))),  # past values lie outside
         (Constant("LR", Choices((0.1, 0.15))), Constant("DEPTH", Choices((3, 5, 6)))),  # another kind
@@ -208,9 +186,3 @@ def test_the_table_may_change_while_the_run_goes_on():
         assert all(c.values.contains(proposal.constants[c.name]) for c in space if c.name in proposal.constants)
         assert proposal == ConstantsProposer().propose(changed)
         brief = following(changed, proposal)
-
-
-def test_a_narrow_range_is_not_rounded_away():
-    space = (Constant("LR", FloatRange(0.999, 0.9999)),)
-    brief = dataclasses.replace(first_brief(), space=space)
-    assert len({outcome.constants["LR"] for outcome in night(brief, 10).history}) == 11
