@@ -28,8 +28,7 @@ from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.executors.base import Executor
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.base import Executor, LocalExecutor
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.snapshots.retention import Keeping, Retention

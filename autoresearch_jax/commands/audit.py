@@ -41,7 +41,7 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.base import LocalExecutor
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_findings, format_lines, print_experiments

@@ -21,11 +21,15 @@ from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
-from autoresearch_jax.proposers.agent_files import MAX_HYPOTHESIS_CHARACTERS
+from autoresearch_jax.proposers.agent_files import (
+    MAX_HYPOTHESIS_CHARACTERS,
+    Explanation,
+    read_category,
+    read_explanation,
+)
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, MAX_WHY_CHARACTERS, NO_PROPOSAL
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE
-from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, quoted, redact, secret_values
 from autoresearch_jax.types import Merge
 

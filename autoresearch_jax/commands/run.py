@@ -35,7 +35,6 @@ from autoresearch_jax.commands.run_flags import flags_to_keep, require_began_wit
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.swarm_beside import open_background, require_swarm
-from autoresearch_jax.engine.adoption import Adoption
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -45,6 +44,7 @@ from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.engine.run_findings import Adoption
 from autoresearch_jax.engine.run_folder import Lineages
 from autoresearch_jax.engine.state import settled_constants
 from autoresearch_jax.engine.stopping import Interrupts

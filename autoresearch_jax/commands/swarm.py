@@ -35,8 +35,8 @@ from autoresearch_jax.findings.format import finding_text
 from autoresearch_jax.findings.trust import only_replays
 from autoresearch_jax.report.tables import format_table, print_lines
 from autoresearch_jax.sanitize import clean_block, clean_line
+from autoresearch_jax.swarm.background import JoinedPeer
 from autoresearch_jax.swarm.contents import block_peer, open_own_library, read_swarm
-from autoresearch_jax.swarm.joined import JoinedPeer
 from autoresearch_jax.swarm.joining import check_joining
 from autoresearch_jax.swarm.membership import (
     DEFAULT_QUOTA,

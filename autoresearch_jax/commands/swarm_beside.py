@@ -15,9 +15,8 @@ from autoresearch_jax.findings.folder import Library, open_library
 from autoresearch_jax.findings.format import device_class
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import rounded
-from autoresearch_jax.swarm.background import EXCHANGE_SECONDS, POLL_SECONDS, BackgroundPeer
+from autoresearch_jax.swarm.background import EXCHANGE_SECONDS, POLL_SECONDS, BackgroundPeer, JoinedPeer
 from autoresearch_jax.swarm.claims import Claims
-from autoresearch_jax.swarm.joined import JoinedPeer
 from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar

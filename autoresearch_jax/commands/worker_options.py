@@ -8,8 +8,7 @@ from pathlib import Path
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.task import PlaceableTask, Task
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.executors.base import Executor
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.base import Executor, LocalExecutor
 from autoresearch_jax.executors.places import ANYWHERE, Place, divide_devices, divide_processors, processor_cores
 from autoresearch_jax.executors.pool import PoolExecutor
 from autoresearch_jax.tasks.lm.device import Device

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from autoresearch_jax.decide.pruning import PruningThresholds
 from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.engine.machine_waits import MachineWaits
 from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.plan import RunTrial, find_thresholds
 from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.state import read_compile_cost, read_state
-from autoresearch_jax.engine.stopping import StoppingList
+from autoresearch_jax.engine.stopping import MachineWaits, StoppingList
 from autoresearch_jax.engine.task import GOES_ON, MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.executors.base import Finished, Work
 from autoresearch_jax.sanitize import clean_line

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding
-from autoresearch_jax.findings.peers import claimant
-from autoresearch_jax.findings.trust import REPLAYED, is_replay
+from autoresearch_jax.findings.trust import REPLAYED, claimant, is_replay
 from autoresearch_jax.proposers.bandit import CODES_SIZE, expected_size, gain_sizes, known, new_rng, posterior_draw
 from autoresearch_jax.proposers.base import CERTIFICATION, Brief, Examine, Proposal, Proposer, SpaceExhausted, is_gain
 from autoresearch_jax.proposers.ideas import IdeasProposer

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
-from autoresearch_jax.findings.peers import peer_of_source
-from autoresearch_jax.findings.trust import is_replay
+from autoresearch_jax.findings.trust import is_replay, peer_of_source
 from autoresearch_jax.proposers.bandit import known
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, PastExperiment, Proposal, SpaceExhausted, is_gain
 from autoresearch_jax.sanitize import clean_line

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from autoresearch_jax.findings.peers import peer_of_source
-from autoresearch_jax.findings.trust import is_replay
+from autoresearch_jax.findings.trust import is_replay, peer_of_source
 from autoresearch_jax.swarm.contents import Paper
 
 KEEP, DISCARD = "keep", "discard"  # decisions of evidence; others are of replays, or statuses of failures

@@ -3,14 +3,17 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.chain import MAX_COMMITS
-from autoresearch_jax.swarm.membership import SwarmError, read_members
+from autoresearch_jax.swarm.claims import Claims
+from autoresearch_jax.swarm.exchange import MemberExchange
+from autoresearch_jax.swarm.membership import SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.notices import ZenohNotices, require_zenoh
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import FINDINGS
 
@@ -201,3 +204,31 @@ class BackgroundPeer:
         if why != self._failure:
             self._failure = why
             self._notice(f"swarm: {why}: goes on without")
+
+
+class JoinedPeer:
+    """A peer, what other members measure, and its notices."""
+
+    def __init__(self, folder: SwarmFolder, environment: Mapping[str, str], notice: Callable[[str], None]) -> None:
+        """Opens the peer's folder, and nothing of the network yet.
+
+        Raises SwarmError if this folder is no peer's; GitError if there is no git.
+        """
+        settings = folder.read_settings()
+        exchange = None
+        if settings.has_notices:
+            try:
+                require_zenoh()
+                exchange = MemberExchange(folder, settings.name, environment, notice)
+            except UserError as error:
+                notice(f"{error}: {'findings are polled for' if settings.remote else 'nothing is shared'}")
+        self.peer = Peer(folder, environment, notice, exchange=exchange)
+        relay = folder.claims if settings.has_notices else None
+        self.claims = Claims(settings.name, lambda: self.peer.names, relay=relay)
+        self._exchange = exchange
+
+    def notices(self, wake: Callable[[], None], notice: Callable[[str], None]) -> ZenohNotices | None:
+        """Notices, with the exchange and claims in their session; None where none were asked for or can be had."""
+        if self._exchange is None:
+            return None
+        return ZenohNotices(self.peer.settings, wake, notice, (self._exchange, self.claims))

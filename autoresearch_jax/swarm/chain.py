@@ -29,7 +29,7 @@ from autoresearch_jax.findings.format import (
     finding_text,
     parse_finding,
 )
-from autoresearch_jax.findings.peers import source_of_peer
+from autoresearch_jax.findings.trust import source_of_peer
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.membership import FORMAT, SwarmError
 from autoresearch_jax.swarm.store import ChainCommit, Store, blob_name, peer_of, tree_entries

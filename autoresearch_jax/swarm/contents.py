@@ -15,8 +15,7 @@ from autoresearch_jax.engine.run_folder import find_runs
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.folder import OWN, FindingFolder, Library, open_library, origin_of
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding, status_of
-from autoresearch_jax.findings.peers import peer_of_source
-from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
+from autoresearch_jax.findings.trust import Trust, only_replays, peer_of_source, trust_of
 from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.chain import MAX_COMMITS, PAGE, Champion, day_of, read_champion, read_pages
 from autoresearch_jax.swarm.exchange import MemberExchange

@@ -21,7 +21,7 @@ from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.base import LocalExecutor
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig

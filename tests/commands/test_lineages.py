@@ -28,11 +28,11 @@ from pathlib import Path
 from fakes import FakeTask
 from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.task_options import TaskOptions
-from autoresearch_jax.engine import adoption
+from autoresearch_jax.engine import run_findings
 from autoresearch_jax.findings import folder
 DatasetOptions.open = lambda self: None
 TaskOptions.make_task = lambda self, run_folder, editable, **how: FakeTask()
-adoption.ADOPT_EVERY = 2
+run_findings.ADOPT_EVERY = 2
 folder.SHIPPED = Path("none")
 """
 # An agent that knows in the first lineage alone what is best

@@ -6,9 +6,9 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
 from autoresearch_jax.decide.rule import LineageRule
-from autoresearch_jax.engine import adoption
-from autoresearch_jax.engine.adoption import Adoption
+from autoresearch_jax.engine import run_findings
 from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.engine.run_findings import Adoption
 from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.findings import folder
 from autoresearch_jax.findings.folder import FindingFolder
@@ -18,7 +18,7 @@ RULE = LineageRule(Metric("loss"))
 
 
 def test_what_one_kept_the_other_tries_once_and_neither_its_own(bench, monkeypatch):
-    monkeypatch.setattr(adoption, "ADOPT_EVERY", 2)
+    monkeypatch.setattr(run_findings, "ADOPT_EVERY", 2)
     monkeypatch.setattr(folder, "SHIPPED", bench.repo / "none")
     lineages = Lineages(RunFolder(bench.repo / "runs" / "night"), 2)
     lineages.write()

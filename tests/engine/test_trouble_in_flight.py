@@ -9,8 +9,8 @@ from slots import DrawnOrder
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.inbox import Inbox
-from autoresearch_jax.engine.machine_waits import MachineWaits
 from autoresearch_jax.engine.state import concluded, seconds_spent
+from autoresearch_jax.engine.stopping import MachineWaits
 from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Scrutiny, Status
 
 RULE = LineageRule(Metric("loss"))

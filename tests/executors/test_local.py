@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from executor_contract import ProcessMeasurer, check_answers
 
-from autoresearch_jax.executors.base import Work
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.base import LocalExecutor, Work
 from autoresearch_jax.types import Candidate, Measurement, Scrutiny, Status
 
 

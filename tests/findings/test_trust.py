@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from autoresearch_jax.findings.format import Evidence, Finding, finding_text, parse_finding, status_of
-from autoresearch_jax.findings.peers import claimant
-from autoresearch_jax.findings.trust import DIFFERS, REPLAYED, Trust, trust_of
+from autoresearch_jax.findings.trust import DIFFERS, REPLAYED, Trust, claimant, trust_of
 from autoresearch_jax.proposers.base import Brief, PastExperiment
 from autoresearch_jax.proposers.ideas import draw_order
 from autoresearch_jax.proposers.peer_papers import relevant_papers

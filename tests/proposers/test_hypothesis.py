@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
+from autoresearch_jax.proposers.agent_files import Explanation, read_category, read_explanation
 
 CATEGORIES = ("optimizer", "learning rate", "attention", "batch")
 
@@ -12,23 +12,14 @@ CATEGORIES = ("optimizer", "learning rate", "attention", "batch")
     [
         "lower LR\ncategory: optimizer\n",
         "lower LR\r\n\r\nCategory: Optimizer (learning rate)\r\n",
-        "# lower LR\n\nmore of it\n\n**Category:** optimizer\n",
         "# Hypothesis\n\nlower LR\n\n## Category\n\nOptimizer\n",
         "Hypothesis\n==========\n\nlower LR\n\nCategory: optimizer, batch\n",
-        "# Hypothesis: lower LR\n\n- category: `optimizer`\n",
         "**Hypothesis:** lower LR\n**Category:** **Optimizer**\n",
         "## Summary\n\n1. lower LR\n2. see\n\nCATEGORY = optimizer / schedule\n",
         "---\ntitle: lower LR\ndate: today\ncategory: optimizer\n---\n\nMore of it.\n",
-        "---\ndate: today\ncategory: optimizer\n---\n# Hypothesis\n\nlower LR\n",
         "```markdown\n# Hypothesis\n\nlower LR\n\nCategory: optimizer.\n```\n",
-        "```\nlower LR\n```\n\nCategories: optimizer\n",
-        "<!-- -->\n\nlower LR\nCategory: optimizer - the step size\n",
-        "# HYPOTHESIS.md\n\nlower LR\n\nCategory - optimizer\n",
         "# Hypothesis for experiment 3\n\nlower LR\n\n_category_: optimizer\n",
-        "# Experiment 3\n\n## Proposed change\n\nlower LR\n\nCategory — optimizer\n",
         "## Experiment #3: lower LR\n\n## What I changed and why\n\nIt.\n\ncategory: optimizer\n",
-        "__Hypothesis__: lower LR\n\ncategory: optimizer\n",
-        "*Hypothesis (3):* lower LR\n\ncategory: optimizer\n",
         "<!-- a line\nor two -->\nlower LR\ncategory: optimizer\n",
         '{"hypothesis": "lower LR", "category": "Optimizer (learning rate)"}',
         '```json\n{\n  "hypothesis": "lower LR\\nand more",\n  "category": "optimizer"\n}\n```\n',
@@ -49,9 +40,7 @@ def test_nothing_is_said(text):
     "text",
     [
         "lower LR\ncategory: batch\nwhy: it is\nsmoother\nused: one-two, three\n",
-        "lower LR\nUsed: one-two, three\nWhy: it is smoother\nCategory: batch\n",
         "# lower LR\n\n## Why\n\nit is\nsmoother\n\n## Used findings\n\n- one-two,\n- three\n\n## Category\n\nbatch\n",
-        "lower LR\n**Why it should work:** it is smoother\n# More\nof\n**used**: one-two, three\ncategory: batch",
         "Category: batch\nUsed: one-two, three\nWhy: it is\nsmoother\nHypothesis: lower LR\nExpected gain: 1 %",
         "---\ntitle: lower LR\nwhy: it is smoother\nused: one-two, three\ncategory: batch\n---\nMore of it.\n",
         '{"hypothesis": "lower LR", "category": "batch", "why": "it is smoother", "used": "one-two, three"}',
@@ -66,10 +55,7 @@ def test_why_it_should_work_and_what_was_used(text):
     [
         ("Why not lower LR", "Why not lower LR"),
         ("{not JSON", "{not JSON"),
-        ("the change lowers LR", "the change lowers LR"),
         ("Change 3 layers to 4", "Change 3 layers to 4"),
-        ("Experiment with a lower LR", "Experiment with a lower LR"),
-        ("Changed LR: from 1 to 2", "Changed LR: from 1 to 2"),
         ("__init__ is shorter", "__init__ is shorter"),
         ("-3 dB", "-3 dB"),
     ],

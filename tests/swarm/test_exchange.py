@@ -174,7 +174,7 @@ def test_a_process_that_fails_ends_though_its_session_is_open(place: Place, endp
     code = f"""
 import os
 from pathlib import Path
-from autoresearch_jax.swarm.joined import JoinedPeer
+from autoresearch_jax.swarm.background import JoinedPeer
 from autoresearch_jax.swarm.membership import SwarmFolder
 joined = JoinedPeer(SwarmFolder(Path({str(place.folder("bob").path.parent)!r})), os.environ, print)
 joined.notices(print, print).open()
