@@ -144,10 +144,7 @@ def change_text(before: str, after: str) -> str:
 
 
 def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
-    """Loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
-
-    `champion` is the number of the experiment that measured the champion's program; `rows` come oldest first.
-    """
+    """Loss at even steps, of the champion and of the latest candidates that have a curve; `rows` come oldest first."""
     curves = {champion: read_loss_file(folder.log_dir(champion) / LOSS_CURVE)}
     for row in reversed(rows[-LOOKED_AT:]):
         if sum(map(bool, curves.values())) >= CURVES:

@@ -131,10 +131,7 @@ def fit_row(
 
 
 def table_objection(brief: Brief, source: str) -> Objection | None:
-    """What the optimizer could not move any more in a proposed source; a text that stays so is measured all the same.
-
-    A value that is the champion's is no loss.
-    """
+    """What the optimizer could not move any more in a proposed source, other than values of the champion's."""
     constants, settable = known_constants(brief.asset, source), settable_names(brief.asset, source)
     lost: list[str] = []
     for row in brief.space:

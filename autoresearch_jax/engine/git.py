@@ -94,10 +94,7 @@ class Git:
         return self._run(words, b"", variables or {}).returncode == 0
 
     def as_committed(self) -> Sequence[str]:
-        """Settings under which files are written as they are committed: line ends kept, no filters, so no LFS content.
-
-        A filter's program need not be installed, and a checkout fails where one is missing.
-        """
+        """Settings under which files are written as committed: line ends kept, no filters, which may be missing."""
         listed = self._run(("config", "--null", "--name-only", "--get-regexp", r"^filter\."), b"", {}).stdout
         drivers = {os.fsdecode(name).rpartition(".")[0] for name in listed.split(b"\0")[:-1]}
         off = (f"{driver}.{key}" for driver in sorted(drivers) for key in ("smudge=", "process=", "required=false"))

@@ -26,10 +26,7 @@ LATEST = 200  # finished candidates that pruning looks back at, so that its time
 
 @dataclass(frozen=True)
 class RunTrial:
-    """Run one more trial of an experiment: the open one, or the champion's.
-
-    `decision` asks for the trial, and is stored together with it; None where none does.
-    """
+    """Run one more trial of an experiment, the open one or the champion's; its decision is stored with it."""
 
     of: int
     purpose: Purpose
@@ -212,10 +209,7 @@ def conclude_known_program(
     champion: ExperimentRow | None,
     program: ProgramPage,
 ) -> Conclude | None:
-    """How an experiment ends without a trial whose program was measured before; None for a new program.
-
-    `champion` is None unless the candidate's program is the champion's.
-    """
+    """How an experiment ends without a trial if its program was measured before, such as the champion's; else None."""
     if champion is not None:
         return _compare_with_champion(ledger, experiment, champion, program)
     if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more
@@ -265,10 +259,7 @@ def _compare_with_champion(
 
 
 def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: ProgramPage) -> int:
-    """What a text has more than the champion's by `AssetKind.size`, negative if less.
-
-    0 where that is not known, and for a shorter text that gave up a listed constant.
-    """
+    """What a text has more than the champion's; 0 if that is not known, or a shorter one gave up a listed constant."""
     asset, listed = asset_of(ledger), _listed(program)
     nodes, champion_nodes = (_count(asset, ledger.source(row.id), listed) for row in (experiment, champion))
     if nodes is None or champion_nodes is None:

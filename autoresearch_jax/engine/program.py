@@ -63,10 +63,7 @@ class ProgramPage:
         return ORIGINAL_NOTE + self.text if self.is_original else self.text
 
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
-        """The table as it fits a source with these constants, see `fit_row`.
-
-        Raises ProgramError for a constant that the source does not have, or whose value is of another type.
-        """
+        """The table as it fits a source, see `fit_row`; raises ProgramError where the source's constants are others."""
         try:
             return tuple(fit_row(row, constants) for row in self.constants)
         except TableError as error:

@@ -145,10 +145,7 @@ class Scheduler:
 
 
 class Measuring:
-    """What open experiments of one run want next, under one rule.
-
-    All follows from the ledger, so an experiment that was left at any point is taken up from there.
-    """
+    """What open experiments of one run want next, under one rule; all follows from the ledger."""
 
     def __init__(self, parts: Parts, recorder: Recorder, flight: Flight, run_seed: int) -> None:
         """Takes what the loop works with; gives `flight` what is ready to measure."""
@@ -261,10 +258,7 @@ class Measuring:
                     return Conclude(Status.CRASH, Decision(Action.DISCARD, failure))
 
     def _move(self, experiment: ExperimentRow, champion: ExperimentRow) -> Conclude | None:
-        """Makes an experiment one of the champion of now, by a three-way merge; returns how it ends if it cannot be.
-
-        Its finished trials still count, as runs upon the former champion.
-        """
+        """Moves an experiment and its trials to the champion of now by a merge; how it ends if it cannot be."""
         source = self._rebased(experiment, champion)
         if source is None:
             return self._stale(experiment, champion, DIFFERS)

@@ -263,11 +263,7 @@ def _peak_memory(runs: Sequence[TrialRow]) -> float | None:
 
 
 def read_compile_cost(ledger: Ledger, experiment: int, champion: ExperimentRow | None) -> CompileCost:
-    """What the trials of an experiment, else those of the champion, say about compiling.
-
-    Without a champion nothing is charged: the baseline is what candidates are compared with. A program that a cache had
-    says nothing.
-    """
+    """What trials of an experiment, else of the champion, say of compiling; nothing of a program that a cache had."""
     for trial in ledger.trials(experiment):
         if isinstance(charged := trial.metrics.get(CHARGED_COMPILE), int | float):
             return CompileCost(charged=float(charged))

@@ -120,10 +120,10 @@ class CalibratedTask(Protocol):
     """A task whose clock counts in units that have to be measured."""
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """Tells the task what its clock counts in, before anything is measured: what this returned when the run began.
+        """Tells the task, before anything is measured, what this returned when the run began; None for a new run.
 
-        Returns what the run has to keep: seconds that a reference program takes on this machine; None where the clock
-        needs none. Raises UserError if the machine cannot be measured.
+        Returns seconds that a reference program takes on this machine; None where the clock needs none. Raises
+        UserError if the machine cannot be measured.
         """
 
 

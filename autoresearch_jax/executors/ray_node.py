@@ -97,10 +97,8 @@ def run_trial(
       order: from `order_of`; and "id", unique in the run; "opener", such as "package.module:function", which makes
         the task of "settings", `files` and a folder; "expects", the driver's `conditions`; "reports", whether
         progress is wanted.
-      files: for the opener.
       programs: of the candidate; None where the task keeps none.
       own_logs: what earlier trials of the candidate left in the folder of logs.
-      references: the same of other candidates.
 
     Yields:
       PROGRESS with a report; LOG and SNAPSHOT with a frame; at last MEASURED or FAILED with plain data.

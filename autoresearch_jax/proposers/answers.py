@@ -92,10 +92,7 @@ def category_names(brief: Brief) -> list[str]:
 def read_answers(
     text: str, brief: Brief, count: int, secrets: Sequence[str] = ()
 ) -> tuple[list[Answer], list[EditError]]:
-    """As `read_answer`, where `count` proposals were asked for: those that can be used, and why others cannot.
-
-    Raises EditError if none can be used.
-    """
+    """As `read_answer`, for `count` proposals: those that can be used, and why others cannot; one of them must."""
     found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
     if len(found) < 2:
         return [read_answer(text, brief, secrets)], []

@@ -33,10 +33,7 @@ def posterior_draw(
     prior_weight: float = 1.0,
     further: tuple[float, float] = (0.0, 0.0),
 ) -> float:
-    """Draws the probability that one more is a gain.
-
-    Outcomes count each by its age; `further` gains and misses count beside them, and the prior by its weight.
-    """
+    """Draws the probability that one more is a gain; `further` gains and misses count beside the outcomes, by age."""
     gains, misses = prior_weight * PRIOR_GAINS + further[0], prior_weight * PRIOR_MISSES + further[1]
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)
@@ -63,10 +60,7 @@ def gain_sizes(brief: Brief) -> list[tuple[PastExperiment, float]]:
 
 
 def expected_size(brief: Brief, prior: float, sizes: Iterable[tuple[PastExperiment, float]]) -> float:
-    """Size of a next gain in noise floors: the mean of these, weighted by age, and of one of the prior's size.
-
-    1 where the noise floor is not known.
-    """
+    """Size of a next gain in noise floors: their mean by age, with one of the prior's size; 1 if no floor is known."""
     if not brief.noise_floor:
         return 1.0
     total, weights = prior, 1.0

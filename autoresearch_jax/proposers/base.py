@@ -252,10 +252,7 @@ def since_gain(history: Sequence[PastExperiment]) -> Sequence[PastExperiment]:
 
 
 def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
-    """A proposed text as it is for another champion; None if it is stale, see `rebase_text`.
-
-    `base` is the source of the champion that it was made for.
-    """
+    """A proposed text, made for the source `base`, for another champion; None if it is stale, see `rebase_text`."""
     assert proposal.source is not None
     if base == brief.champion_source:
         return proposal

@@ -164,9 +164,9 @@ class CommandProposer:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
 
     def try_start(self, source: str) -> str | None:
-        """Starts the command once, with a brief that asks for nothing; it is killed after a second.
+        """Starts the command for a second, with a brief that asks for nothing; a notice if it ended with an error.
 
-        Returns a notice, if it ended with an error. Raises AgentError if it cannot be started.
+        Raises AgentError if it cannot be started.
         """
         try:
             with (

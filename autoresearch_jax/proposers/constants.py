@@ -186,10 +186,7 @@ def promising_moves(
     out: Sequence[Constants],
     rng: np.random.Generator,
 ) -> Iterator[dict[str, Value]]:
-    """New values of one to three constants, by expected improvement over the champion and over what is out.
-
-    `out` is being measured; one or more of the trials have a loss.
-    """
+    """New values of one to three constants, by expected improvement over the champion and what is measured now."""
     axes = [Axis(row) for row in space]
     champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
     model = _fit(axes, champion_D, trials)

@@ -217,10 +217,7 @@ def _ask(proposer: Proposer, brief: Brief) -> Proposal:
 
 
 def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
-    """Names of the arms in the order in which they are asked: the one that is drawn, then those that stand in.
-
-    Without a table of constants the optimizer has nothing to propose, and all draws are for the code.
-    """
+    """Names of the arms in the order in which they are asked; without a table of constants the optimizer comes last."""
     outcomes = known(brief)
     rng = new_rng(brief, f"proposer {brief.experiment}")
     sizes = gain_sizes(brief)

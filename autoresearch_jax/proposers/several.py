@@ -14,10 +14,7 @@ class Waiting(Protocol):
     """Where an agent's proposals wait, on disk, so that a kill loses none."""
 
     def keep(self, brief: Brief, first: str, others: Sequence[Proposal]) -> None:
-        """Stores what an answer to a brief has beside its first proposal, in place of earlier ones for that brief.
-
-        Of equal texts one is stored, and none of one that is `first` or the champion's. Without any all stays.
-        """
+        """Stores the other texts of an answer, each once, in place of earlier ones for that brief."""
 
     def take(self, brief: Brief) -> Proposal | None:
         """The oldest that fits the champion of now, bound to the brief's experiment; None if none waits."""

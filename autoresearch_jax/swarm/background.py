@@ -55,10 +55,8 @@ class BackgroundPeer:
         """Begins nothing yet.
 
         Args:
-          peer: used by the thread alone from now on.
           own: offers the peer what the run found, and returns how much of it is new; called in the thread, every few
             seconds.
-          notice: is told of failures, in the thread.
           poll_seconds: between two rounds without a notice.
           look_seconds: between two looks at what the run found.
           gather_seconds: between a notice and the round that it brings about.

@@ -73,12 +73,7 @@ class Champion:
 
 
 def finding_files(finding: Finding, base_text: str, peer: str) -> dict[str, bytes]:
-    """The files of a finding's commit.
-
-    Its prose names no run of this machine to measure it again, which is another experiment elsewhere.
-
-    Raises FindingError if it does not fit its base.
-    """
+    """A finding's files, whose prose names no run here; raises FindingError if it does not fit its base."""
     command = f"`autoresearch swarm replay {finding.id} {peer} --tag=RUN`"
     for own in {one.replay for one in finding.evidence} - {""}:
         finding = replace(finding, about=finding.about.replace(f"`{own}`", command))

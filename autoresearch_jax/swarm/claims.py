@@ -52,14 +52,7 @@ class Claims:
         clock: Callable[[], float] = time.monotonic,
         relay: Path | None = None,
     ) -> None:
-        """Knows none yet.
-
-        Args:
-          name: of this peer.
-          names: of the members; others are not heard.
-          clock: seconds.
-          relay: folder where claims are left while there is no session; None for nowhere.
-        """
+        """Knows none yet; `relay` is a folder where claims are left while there is no session, None for nowhere."""
         self._name = name
         self._names = names
         self._clock = clock
@@ -88,13 +81,9 @@ class Claims:
             self._session = self._heard = None
 
     def announce(self, programs: Collection[str], fingerprint: str, device_class: str, longest_trial: float) -> None:
-        """Claims programs in the place of those that were claimed before; to be called again while they run.
+        """Claims programs in the place of those claimed before; to be called again while they run.
 
-        Args:
-          programs: hashes of those that are being measured.
-          fingerprint: of the task.
-          device_class: on which they are measured.
-          longest_trial: seconds; a claim holds twice as long if it is not renewed.
+        A claim that is not renewed holds twice as long as `longest_trial`, in seconds.
         """
         own = frozenset(sorted(digest_of(one, fingerprint, device_class) for one in programs)[:MAX_CLAIMS])
         seconds = max(MIN_CLAIM_SECONDS, min(2 * longest_trial, MAX_CLAIM_SECONDS))

@@ -69,16 +69,10 @@ class Peer:
         clock: Callable[[], float] = time.time,
         exchange: Transport | None = None,
     ) -> None:
-        """Opens a peer's folder.
+        """Opens a peer's folder; `notice` is told of each thing that is wrong, once.
 
-        Args:
-          folder: where `join` wrote its settings.
-          environment: of this process.
-          notice: is told of each thing that is wrong, once.
-          clock: seconds since the epoch.
-          exchange: among members, in the place of a remote or beside it.
-
-        Raises SwarmError if this folder is no peer's; GitError if there is no git.
+        An exchange among members is in the place of a remote or beside it. Raises SwarmError if this folder is no
+        peer's; GitError if there is no git.
         """
         self.folder = folder
         self.settings: Settings = folder.read_settings()
