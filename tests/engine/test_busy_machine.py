@@ -17,7 +17,6 @@ from autoresearch_jax.types import TOO_BUSY, Measurement, Metric, Scrutiny, Stat
 SETTINGS = LineageSettings()
 RULE = LineageRule(Metric("loss"), SETTINGS)
 BETTER, DOUBTFUL, WORSE = moved(LR=0.1), moved(LR=0.499), moved(LR=0.9)
-OF_TWO = LineageRule(Metric("loss"), LineageSettings(baseline_runs=2))  # has its champion measured for a doubtful one
 FIRST = SETTINGS.baseline_runs  # number of the first measurement of a candidate, counted from 0
 BUSY = "the machine was too busy: 24% attended"
 
@@ -64,17 +63,6 @@ def test_a_candidate_is_measured_again_with_the_same_seed_and_decided_as_if_noth
         again = next(other for other in candidates if other.id > trial.id and not other.was_too_busy)
         assert again.seed == trial.seed
     assert len([words for words in bench.recorder.notices if words.startswith(BUSY)]) == len(busy)
-
-
-def test_a_baseline_is_measured_again(bench):
-    busy = (0, 1, 2, 4)
-    ledger = run(bench, Crowded(*busy), WORSE)
-    baseline = ledger.experiment(0)
-    assert (baseline.status, baseline.decision) == (Status.OK, Action.KEEP)
-    assert len(ledger.runs(baseline)) == SETTINGS.baseline_runs
-    assert [trial.status for trial in ledger.trials(0)].count(Status.TIMEOUT) == len(busy)
-    assert len({trial.seed for trial in ledger.runs(baseline)}) == SETTINGS.baseline_runs
-    assert ledger.experiment(1).decision is Action.DISCARD
 
 
 def test_a_new_champion_is_looked_at_as_hard_as_ever(bench):

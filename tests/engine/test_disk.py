@@ -167,7 +167,6 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/night/results.tsv"
     [
         (FULL, "runs/night/results.tsv: the disk is full: free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "a: your quota of the disk is used up"),
-        (OSError(errno.ETIMEDOUT, "Connection timed out", "a"), "a: its disk takes too long: use another one"),
         (sqlite3.OperationalError("database or disk is full"), "the ledger: the disk is full"),
         (raised(RuntimeError("no"), context=raised(ValueError(), cause=FULL)), "runs/night/results.tsv: the disk is"),
         (ExceptionGroup("several", [ValueError(), FULL]), "runs/night/results.tsv: the disk is full"),

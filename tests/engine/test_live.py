@@ -123,7 +123,7 @@ def test_progress_alone_is_written_twice_a_second_and_a_new_phase_at_once(folder
     assert read_live(folder).waiting is None
 
 
-@pytest.mark.parametrize("points", [1, 200, 1000])
+@pytest.mark.parametrize("points", [1, 1000])
 def test_a_long_curve_is_thinned_evenly_and_keeps_its_ends(folder, clock, points):
     writer = LiveWriter(folder, 0.0, clock)
     writer.measures(experiment_row(1), 1, "run 1")
@@ -164,9 +164,7 @@ TRIAL = {"experiment": 1, "proposer": "", "hypothesis": "", "trial": 0, "run": "
     "content",
     [
         "",
-        "null",
         "[]",
-        "{}",
         '{"pid": 1',
         "\udcff",
         "[" * 100_000,
@@ -174,16 +172,10 @@ TRIAL = {"experiment": 1, "proposer": "", "hypothesis": "", "trial": 0, "run": "
         *(
             json.dumps({**WHOLE, **change})
             for change in [
-                {"at": "now"},
                 {"at": 1e300},
-                {"waiting": {"what": "x"}},
                 {"waiting": {"what": 3, "since": 1, "again_at": 1}},
                 {"log": [[1, 2]]},
-                {"trials": {}},
-                *(
-                    {"trials": [{**TRIAL, name: value}]}
-                    for name, value in [("report", 3), ("curve", [[1]]), ("curve", {}), ("run", None), ("trial", [])]
-                ),
+                *({"trials": [{**TRIAL, name: value}]} for name, value in [("curve", [[1]]), ("run", None)]),
             ]
         ),
     ],

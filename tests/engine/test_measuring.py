@@ -79,23 +79,6 @@ def test_a_champions_score_is_a_posterior_mean_that_moves_with_later_runs(bench)
     assert line.split("\t")[1] == f"{late.score:.6f}"
 
 
-def test_each_decision_is_written_down_with_what_it_rests_on(bench):
-    bench.loop(FakeTask(), ScriptedProposer([BETTER, DOUBTFUL, moved(LR=0.101)]), RULE).run()
-    ledger = bench.ledger()
-    (first,) = ledger.decisions(0)
-    assert (first.action, first.gain, first.probability, first.sigma) == (Action.KEEP, None, None, None)
-    assert ledger.experiment(0).reason == first.reason
-    for number in (1, 2, 3):
-        decisions = ledger.decisions(number)
-        asked = [found.action for found in decisions].count(Action.MEASURE_CHAMPION)
-        assert len(decisions) == len(trials(ledger, number, Purpose.CANDIDATE)) + asked, "one after each run"
-        assert all(found.gain.error > 0 and 0 <= found.probability <= 1 for found in decisions)
-        assert all(0.0001 < found.sigma < 0.01 for found in decisions)
-        assert ledger.experiment(number).reason == decisions[-1].reason
-    assert ledger.decisions(1)[-1].gain.mean > 0
-    assert ledger.decisions(2)[-1].gain.mean < 0
-
-
 def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
     longer = SOURCE + 'UNUSED = "4444"\n'
     script = [

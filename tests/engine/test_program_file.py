@@ -49,9 +49,7 @@ def night(tmp_path: Path) -> Night:
         ("", "half saved"),
         (PROGRAM[: PROGRAM.index("experiments")], "half saved"),
         (PROGRAM.replace(LIST, "- 8 experi\n"), "not understood: '8 experi'"),
-        (PROGRAM.replace(LIST, ""), "says nothing of when"),
         (PROGRAM.replace("## Stop when", "## Later").replace(LIST, ""), 'what stood under "Stop when" is gone'),
-        (PROGRAM[: PROGRAM.index("## Stop when")], 'what stood under "Stop when" is gone'),
         (PROGRAM.replace("| LR", "LR").replace("|---|---|---|", ""), "its second line must be"),
         (
             PROGRAM[: PROGRAM.index("## You may")] + f"## Stop when\n\n{LIST}",
@@ -124,11 +122,8 @@ def test_what_has_no_effect_is_told_once_and_the_page_comes_into_force(night):
     [
         ("LR = 0.5", "LR = 1", [], ""),
         ("DEPTH = 4", "DEPTH = 12", ["DEPTH"], "DEPTH is 12 now, not within 2 .. 8"),
-        ("DEPTH = 4", "DEPTH = 4.0", ["DEPTH"], "DEPTH is 4.0 now, not within 2 .. 8"),
         ("DEPTH = 4", "DEPTH = (4, 4)", ["DEPTH"], "DEPTH is (4, 4), which is not one number"),
         ("DEPTH = 4", "DEPTH = 4\nDEPTH = 5", ["DEPTH"], "DEPTH is set more than once"),
-        ("LR = 0.5", "LR = 40", ["LR"], "LR is 40 now, not within 0.01 .. 1 log"),
-        ("LR = 0.5", "LR = None", ["LR"], "LR is None, which is not one number"),
         ('PATTERN = "SL"', 'PATTERN = "LL"', ["PATTERN"], "PATTERN is 'LL' now, not within SL, SSSL, L"),
         ('PATTERN = "SL"', "", ["PATTERN"], "no constant PATTERN in the editable file"),
     ],
