@@ -85,8 +85,6 @@ def test_what_init_writes_is_a_task_for_all_commands(
     capsys.readouterr()
     assert cli.main(["findings", "list", "--tag=nov29"]) == 1  # those that are shipped are changes of a training file
     assert "no findings" in capsys.readouterr().err
-    assert cli.main(["findings", "list", "--tag=nov29"]) == 1  # those that are shipped are changes of a training file
-    assert "no findings" in capsys.readouterr().err
 
     verified = told(capsys, "verify", "nov29")
     assert (verified["verified"], verified["differences"]) == (True, [])

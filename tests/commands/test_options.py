@@ -1,7 +1,5 @@
 """Options: from fields to flags and back; the rule's, and those of a Gemini model."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -287,11 +285,6 @@ def test_a_limit_of_dollars_from_elsewhere_is_named():
     require_price(options(), "program.md:12")
     with pytest.raises(UsageError, match=r"^program.md:12: the price of my-model is not known"):
         require_price(options("--gemini_model=my-model"), "program.md:12")
-
-
-def test_who_asks_no_model_does_not_wait_for_google_genai():
-    script = "import sys, autoresearch_jax.commands.run\nassert 'google.genai' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_flags_of_options_give_the_same_options_again() -> None:

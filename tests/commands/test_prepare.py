@@ -59,10 +59,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"--corpus=files:{folder}/*.jsonl"
 
 
-def test_prints_what_was_made_and_the_second_call_does_nothing(corpus: str, tmp_path: Path) -> None:
-    flags = (corpus, "--vocab_sizes=512,256", f"--data_dir={tmp_path}", "--sequence_length=64")
-    first = prepare(*flags)
-    assert first.returncode == 0, first.stderr
+def test_prints_what_was_made_and_the_second_call_does_nothing(corpus: str, uninterrupted: dict[str, object]) -> None:
+    flags = (corpus, "--vocab_sizes=512,256", f"--data_dir={uninterrupted['data_dir']}", "--sequence_length=64")
+    first = uninterrupted["done"]
     assert "vocabulary 512: packing train" in first.stderr
     made = figures(first.stdout)
     dataset = Dataset.open(Path(made["dataset"]), sequence_length=64, vocab_sizes=(256, 512))
@@ -150,7 +149,8 @@ def uninterrupted(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict
     start = time.monotonic()
     done = prepare(corpus, "--vocab_sizes=256,512", f"--data_dir={data_dir}", "--sequence_length=64")
     assert done.returncode == 0, done.stderr
-    return {"manifest": manifest(data_dir), "seconds": time.monotonic() - start + 1.0}  # a process has imports to do
+    seconds = time.monotonic() - start + 1.0  # a process has imports to do
+    return {"manifest": manifest(data_dir), "seconds": seconds, "data_dir": data_dir, "done": done}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,33 +91,37 @@ def left_in(data_dir: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The manifest when nothing goes wrong."""
-    folder = tmp_path_factory.mktemp("wanted")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `prepare` worked at the first go: data, and home of the hub's files."""
+    folder = tmp_path_factory.mktemp("whole")
     with Hub(CLIMBMIX, FILES) as hub:
         done = prepare(folder / "data", hub.environment(folder / "home"))
     assert done.returncode == 0, done.stderr
-    return manifest(folder / "data")
-
-
-def test_the_originals_corpus(climbmix: Hub, tmp_path: Path) -> None:
-    environment = climbmix.environment(tmp_path / "home")
-    done = prepare(tmp_path / "data", environment)
-    assert done.returncode == 0, done.stderr
     made = figures(done.stdout)
-    assert made["corpus"] == "climbmix:2"
-    folder = tmp_path / "data/climbmix-2"
-    assert made["dataset"] == str(folder)
+    assert (made["corpus"], made["dataset"]) == ("climbmix:2", str(folder / "data/climbmix-2"))
     assert f"fetching 4 files of {CLIMBMIX}, {WANTED_BYTES / 1e6:.1f} MB" in done.stderr
-    assert manifest(tmp_path / "data")["source"].items() >= {"repository": CLIMBMIX, "commit": COMMIT}.items()
-    assert {request.authorization for request in climbmix.requests} == {None}
+    assert {request.authorization for request in hub.requests} == {None}
+    return folder
+
+
+@pytest.fixture
+def wanted(whole: Path) -> dict[str, object]:
+    """The manifest when nothing goes wrong."""
+    return json.loads((whole / "data/climbmix-2/manifest.json").read_text())
+
+
+def test_the_originals_corpus(climbmix: Hub, whole: Path, wanted: dict[str, object], tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, symlinks=True, dirs_exist_ok=True)
+    environment = climbmix.environment(tmp_path / "home")
+    folder = tmp_path / "data/climbmix-2"
+    assert wanted["source"].items() >= {"repository": CLIMBMIX, "commit": COMMIT}.items()
 
     # val and holdout are the pinned shards, in their order; train has none of their documents
     assert list(read_split(folder, "val")) == TEXTS["shard_06542.parquet"]
     assert list(read_split(folder, "holdout")) == TEXTS["shard_06541.parquet"]
     train = TEXTS["shard_00000.parquet"] + TEXTS["shard_00001.parquet"]
     assert list(read_split(folder, "train")) == [text for text in train if text != REPEATED]
-    assert manifest(tmp_path / "data")["skipped"] == {"duplicate": 1}
+    assert wanted["skipped"] == {"duplicate": 1}
 
     # the original's four special tokens, of which BOS is the first
     dataset = Dataset.open(folder, sequence_length=32, vocab_sizes=(300,))
@@ -129,16 +134,13 @@ def test_the_originals_corpus(climbmix: Hub, tmp_path: Path) -> None:
         == [0] * 4
     )
 
-    # what is there needs no hub, neither itself nor a further vocabulary
-    asked = len(climbmix.requests)
-    again = prepare(tmp_path / "data", environment)
-    assert figures(again.stdout)["made"] == "no, it was there"
+    # what is there needs no hub, with a further vocabulary neither
     more = prepare(tmp_path / "data", environment, "--vocab_sizes=300,320")
     assert figures(more.stdout)["vocab_sizes"] == "300 320"
     # and a further shard only that shard, from where every other program looks for it as well
     larger = prepare(tmp_path / "data", environment, "--num_shards=3")
     assert larger.returncode == 0, larger.stderr
-    fetched = {request.path for request in climbmix.requests[asked:] if "/storage/" in request.path}
+    fetched = {request.path for request in climbmix.requests if "/storage/" in request.path}
     assert fetched == {"/storage/shard_00002.parquet"}
     script = (
         "from huggingface_hub import hf_hub_download as get; "
@@ -173,15 +175,6 @@ def test_stories_are_split_by_their_hash(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.reserved) == (299, 0)
 
 
-def test_a_bad_day_of_the_hub(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
-    climbmix.faults[SHARDS[0]] = [Fault(cut=1000), Fault(cut=500)]
-    climbmix.faults[SHARDS[1]] = [Fault(flipped=True)]
-    climbmix.faults[SHARDS[2]] = [Fault(429)]
-    done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
-    assert done.returncode == 0, done.stderr
-    assert manifest(tmp_path / "data") == wanted
-
-
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -199,8 +192,13 @@ def test_a_bad_day_of_the_hub(climbmix: Hub, tmp_path: Path, wanted: dict[str, o
         ),
     ],
 )
-def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tmp_path: Path) -> None:
+def test_a_bad_day_of_the_hub_and_a_file_that_cannot_be_had(
+    fault: Fault, message: str, climbmix: Hub, tmp_path: Path, wanted: dict[str, object]
+) -> None:
     climbmix.always[SHARDS[0]] = fault
+    climbmix.faults[SHARDS[1]] = [Fault(flipped=True)]
+    climbmix.faults[SHARDS[2]] = [Fault(429)]
+    climbmix.faults[SHARDS[3]] = [Fault(cut=1000), Fault(cut=500)]
     done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
     assert message in complaint(done)
     assert left_in(tmp_path / "data") == []
@@ -211,6 +209,7 @@ def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tm
     assert prepare(tmp_path / "data", climbmix.environment(tmp_path / "home")).returncode == 0
     fetched = {request.path for request in climbmix.requests[asked:] if "/storage/" in request.path}
     assert fetched == {f"/storage/{name}" for name in {*SHARDS} - cached}
+    assert manifest(tmp_path / "data") == wanted
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -264,7 +263,11 @@ def test_a_hub_that_is_none(climbmix: Hub, tmp_path: Path) -> None:
     climbmix.repository = "someone/else"
     environment = climbmix.environment(tmp_path / "other")
     assert "the hub answers 404 when asked for the dataset" in complaint(prepare(tmp_path / "data", environment))
-    environment["HF_ENDPOINT"] = "nonsense"
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_is_no_url(climbmix: Hub, tmp_path: Path) -> None:
+    environment = {**climbmix.environment(tmp_path / "home"), "HF_ENDPOINT": "nonsense"}
     assert "check the connection and HF_ENDPOINT" in complaint(prepare(tmp_path / "data", environment))
 
 

@@ -20,6 +20,7 @@ from autoresearch_jax.engine.state import FLAGS, MACHINE_FLAGS
 from autoresearch_jax.report.history import read_history
 
 NIGHT = RunFolder(Path("runs/night"))
+SET = ("--set=LR=0.4", "--set=PATTERN=L")
 BEGUN = ("--budget_seconds=7", "--judge_tokens=900", "--sequence_length=64", "--decision=greedy", "--data_dir=/of/mine")
 
 
@@ -62,7 +63,7 @@ def call(capsys) -> Call:
 @pytest.fixture
 def night(call: Call) -> None:
     """A run that kept something."""
-    assert call("run", "--tag=night", "--experiments=4", "--seed=0", "--set=LR=0.4", *BEGUN)[0] == 0
+    assert call("run", "--tag=night", "--experiments=4", "--seed=0", *SET, *BEGUN)[0] == 0
 
 
 def kept() -> dict[str, str]:
@@ -75,7 +76,7 @@ def test_each_flag_of_a_run_says_what_later_commands_make_of_it():
     assert names - kept_flags(RunOptions).keys() == {"tag", "run_dir"}
 
 
-def test_only_the_tag_is_typed_again(night, call):
+def test_only_the_tag_is_typed_again_and_what_is_typed_and_the_same_is_fine(night, call, place):
     before = kept()
     for words in (["run"], ["audit", "--runs=2"], ["audit", "--ablate", "--runs=2"], ["trial"]):
         status, _, said = call(*words, "--tag=night")
@@ -87,8 +88,6 @@ def test_only_the_tag_is_typed_again(night, call):
         assert str(task.dataset.data_dir) == "/of/mine"
     assert kept() == before
 
-
-def test_what_is_typed_and_the_same_is_fine(night, call, place):
     (place / "my.flags").write_text("--tag=night\n" + "\n".join(BEGUN) + "\n--experiments=4\n--undefok=experiments\n")
     for command in ("run", "audit"):
         status, _, said = call(command, "--flagfile=my.flags", "--undefok=decision")
@@ -100,39 +99,11 @@ def test_what_is_typed_and_the_same_is_fine(night, call, place):
     for word in same:
         status, _, said = call("run", "--tag=night", word)
         assert status == 0, said
-
-
-def test_what_a_default_came_to_is_the_same(call):
-    assert call("run", "--tag=night", "--experiments=0", "--decision=greedy")[0] == 0
-    for word in ("--budget_seconds=300", "--seed=" + json.loads(NIGHT.settings.read_text())["seed"].__str__()):
-        assert call("run", "--tag=night", word)[0] == 0
-
-
-def test_another_value_is_refused_by_name_where_scores_could_not_be_compared(night, call, place):
-    asked = len(Asked.options)
-    for command in ("run", "audit", "trial"):
-        for word, had in (
-            ("--budget_seconds=8", "--budget_seconds=7.0"),
-            ("--budget_steps=5", "no --budget_steps"),
-            ("--judge_tokens=none", "--judge_tokens=900"),
-            ("--sequence_length=256", "--sequence_length=64"),
-            ("--corpus=tinystories", "--corpus=stdlib"),
-        ):
-            status, out, said = call(command, "--tag=night", word)
-            assert (status, out, said.count("\n")) == (2, "", 1), said
-            assert said.startswith(f"autoresearch {command}: {word.split('=')[0]}"[:30])
-            assert f"(the run has {had})" in said
-            assert "leave it out" in said
-            assert len(Asked.options) == asked
-    # what only `run` is bound to
-    for word in ("--seed=1", "--decision=lineage", "--editable=other.py", "--certify_share=0.3"):
-        status, _, said = call("run", "--tag=night", word)
-        assert (status, said.count("\n")) == (2, 1), said
-        assert word in said
-    # a flag file counts as typed
-    (place / "other.flags").write_text("--budget_seconds=9\n")
-    status, _, said = call("audit", "--tag=night", "--flagfile=other.flags")
-    assert (status, "--budget_seconds=9" in said) == (2, True)
+    # so is what a default came to
+    assert call("run", "--tag=plain", "--experiments=0", "--decision=greedy")[0] == 0
+    seed = json.loads(Path("runs/plain/run.json").read_text())["seed"]
+    for word in ("--budget_seconds=300", f"--seed={seed}"):
+        assert call("run", "--tag=plain", word)[0] == 0
 
 
 def test_what_may_change_is_taken_as_typed_said_in_one_line_and_kept(night, call):
@@ -182,26 +153,21 @@ def test_a_secret_is_not_kept_and_has_to_be_typed_again(call, monkeypatch):
     assert call("run", "--tag=night", "--proposer=constants")[0] == 0, "which needs none"
 
 
-@pytest.mark.parametrize(("word", "constants"), [("--set=DEPTH=5", (0.4, 5)), ("--set=LR=0.2", (0.2, 4))])
-def test_a_trial_has_the_flags_of_its_run_and_adds_its_constants(night, call, word, constants):
-    assert call("trial", "--tag=night", word)[0] == 0
+def test_a_trial_has_the_flags_of_its_run_and_adds_its_constants(night, call):
+    assert call("trial", "--tag=night", "--set=DEPTH=5", "--set=LR=0.2")[0] == 0
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         found = ledger.experiments()[-1].constants
-    assert (found["LR"], found["DEPTH"]) == constants
+        recorded = ledger.trials()[-2]
+    assert (found["LR"], found["DEPTH"], found["PATTERN"]) == (0.2, 5, "L")
     # an experiment of it, too
     Path("runs/trials/snapshots").mkdir(parents=True)
-    status, _, said = call("trial", "--from=night:0")
+    status, out, said = call("trial", f"--from=night:{recorded.experiment}", f"--seed={recorded.seed}")
     assert status == 0, said
+    assert out.count("---") == 1
+    assert f"\nrecorded_loss:       {recorded.value:.6f}\n" in out
     assert Asked.options[-1] == Asked.options[0]
     status, _, said = call("trial", "--from=night:0", "--budget_seconds=8")
     assert (status, "--budget_seconds=8.0 (the run has --budget_seconds=7.0)" in said) == (2, True)
-
-
-def test_what_is_of_this_machine_alone_is_in_no_report(night):
-    assert kept()[MACHINE_FLAGS] == "--data_dir=/of/mine"
-    assert "data_dir" not in kept()[FLAGS]
-    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
-        assert "/of/mine" not in json.dumps(dict(read_history(ledger, NIGHT).settings))
 
 
 COMMANDS = {
@@ -211,7 +177,40 @@ COMMANDS = {
 }
 
 
-def test_an_unknown_tag_is_answered_with_those_that_there_are(night, call):
+def test_what_cannot_be_is_refused_by_name(night, call, place):
+    # another value where scores could not be compared
+    asked = len(Asked.options)
+    for command in ("run", "audit", "trial"):
+        for word, had in (
+            ("--budget_seconds=8", "--budget_seconds=7.0"),
+            ("--budget_steps=5", "no --budget_steps"),
+            ("--judge_tokens=none", "--judge_tokens=900"),
+            ("--sequence_length=256", "--sequence_length=64"),
+            ("--corpus=tinystories", "--corpus=stdlib"),
+        ):
+            status, out, said = call(command, "--tag=night", word)
+            assert (status, out, said.count("\n")) == (2, "", 1), said
+            assert said.startswith(f"autoresearch {command}: {word.split('=')[0]}"[:30])
+            assert f"(the run has {had})" in said
+            assert "leave it out" in said
+            assert len(Asked.options) == asked
+    # what only `run` is bound to
+    for word in ("--seed=1", "--decision=lineage", "--editable=other.py", "--certify_share=0.3"):
+        status, _, said = call("run", "--tag=night", word)
+        assert (status, said.count("\n")) == (2, 1), said
+        assert word in said
+    # a flag file counts as typed
+    (place / "other.flags").write_text("--budget_seconds=9\n")
+    status, _, said = call("audit", "--tag=night", "--flagfile=other.flags")
+    assert (status, "--budget_seconds=9" in said) == (2, True)
+
+    # what is of this machine alone is in no report
+    assert kept()[MACHINE_FLAGS] == "--data_dir=/of/mine"
+    assert "data_dir" not in kept()[FLAGS]
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert "/of/mine" not in json.dumps(dict(read_history(ledger, NIGHT).settings))
+
+    # an unknown tag is answered with those that there are
     assert call("run", "--tag=other/one", "--experiments=0", *BEGUN)[0] == 0
     for command, word in COMMANDS.items():
         status, out, said = call(command, word)

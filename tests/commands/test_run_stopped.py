@@ -12,8 +12,11 @@ from pathlib import Path
 import durable
 import pytest
 from durable import LABEL
+from fakes import PROGRAM, SOURCE, FakeTask
 from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
+from repositories import make_repository
+from task_stand_in import stand_in
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
@@ -123,52 +126,47 @@ def test_told_to_end_while_it_starts_a_run_ends_cleanly(flags: list[str], tmp_pa
     assert marked_processes(str(tmp_path)) == []
 
 
-@pytest.mark.parametrize(
-    ("flag", "words"),
-    [
-        ("--proposer=replay", "--replay"),
-        ("--proposer=command", "--agent_command"),
-        ("--snapshot_dir=az://x/y", "az://"),
-    ],
-)
-def test_a_start_that_is_refused_leaves_no_ledger(
-    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
-) -> None:
-    assert main(["run", "--tag=refused", *flags, flag]) != 0
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "runs/refused/ledger.db").exists()
-
-
 @pytest.fixture
-def finished(flags: list[str], tmp_path: Path) -> Path:
-    """The ledger of a run that is over."""
-    assert main(["run", "--tag=done", *flags, "--experiments=0"]) == 0
-    return tmp_path / "runs/done/ledger.db"
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository that is the present folder, and a task of milliseconds."""
+    make_repository(tmp_path, SOURCE, PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    stand_in(monkeypatch, lambda options: FakeTask())
+
+
+def test_a_start_that_is_refused_leaves_no_ledger(
+    fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"--proposer=replay": "--replay", "--proposer=command": "--agent_command", "--snapshot_dir=az://x/y": "az:"}
+    for flag, words in flags.items():
+        assert main(["run", "--tag=refused", flag]) != 0
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "runs/refused/ledger.db").exists()
 
 
 def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_left_as_it_is(
-    flags: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = finished.read_bytes()
+    assert main(["run", "--tag=done", "--experiments=0"]) == 0
+    ledger = tmp_path / "runs/done/ledger.db"
+    whole = ledger.read_bytes()
     damaged = whole[:5000] + bytes(4000) + whole[9000:]
     for content, words in ((damaged, "is damaged ("), (b"", "is missing or empty: restore"), (None, "is missing or")):
         if content is None:
-            finished.unlink()
+            ledger.unlink()
         else:
-            finished.write_bytes(content)
+            ledger.write_bytes(content)
         for command in ("run", "status", "results"):
             capsys.readouterr()
-            assert main([command, "--tag=done", *(flags if command == "run" else ())]) == 1
+            assert main([command, "--tag=done"]) == 1
             said = capsys.readouterr().err
             assert said.count("\n") == 1
             assert "done" in said
             if command == "run":
                 assert words in said
-        assert (finished.read_bytes() if finished.exists() else None) == content, "nothing is written to it"
+        assert (ledger.read_bytes() if ledger.exists() else None) == content, "nothing is written to it"
     (tmp_path / "runs/done/run.json").rename(tmp_path / "run.json")  # even then there are snapshots
-    assert main(["run", "--tag=done", *flags]) == 1
+    assert main(["run", "--tag=done"]) == 1
     (tmp_path / "run.json").rename(tmp_path / "runs/done/run.json")
-    finished.write_bytes(whole)
-    capsys.readouterr()
-    assert main(["run", "--tag=done", *flags, "--experiments=0"]) == 0
-    assert main(["verify", "done"]) == 0
+    ledger.write_bytes(whole)
+    assert main(["run", "--tag=done", "--experiments=0"]) == 0

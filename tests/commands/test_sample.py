@@ -18,10 +18,11 @@ def test_sample_of_an_experiment_says_what_became_of_it(
     night: Night, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = night.trials(night.other)[-1]
-    by_number = ["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]
-    by_path = ["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5"]
+    by_number = ["sample", *night.where, f"--experiment={night.other}", "--tokens=5", "--prompt=the "]
+    by_path = ["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5", "--prompt=the "]
     assert main(by_number) == main(by_path) == 0
     text = capsys.readouterr().out
+    assert text.startswith("the ")
     assert text[: len(text) // 2] == text[len(text) // 2 :]
 
     file = night.damage(trial)

@@ -85,9 +85,13 @@ SURROUNDINGS = {
     "a blank and an umlaut, POSIX": Surroundings({"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, folder="a b ü"),
     "odd characters": Surroundings(folder="#%41;,'\"$x&~"),
     "characters of patterns": Surroundings(folder="a[b]*c:d"),
-    # both at once, since what goes wrong of each shows by itself
-    "no home, a blank and an umlaut": Surroundings({"HOME": None}, folder="a b ü"),
-    "a home that can only be read, characters of patterns": Surroundings({"HOME": READ_ONLY}, folder="a[b]*c:d"),
+    # several at once, since what goes wrong of each shows by itself
+    "no home, a blank and an umlaut, POSIX": Surroundings(
+        {"HOME": None, "LC_ALL": "POSIX", "PYTHONUTF8": "0"}, folder="a b ü"
+    ),
+    "a home that can only be read, characters of patterns, output closed early": Surroundings(
+        {"HOME": READ_ONLY}, "|", "a[b]*c:d"
+    ),
 }
 
 
@@ -98,6 +102,7 @@ COMPUTES = [
 LIKE_OTHERS = {
     *("home is the root", "unbuffered output closed early", "a blank and an umlaut, POSIX", "odd characters"),
     *("no home", "a home that can only be read", "a blank and an umlaut", "characters of patterns"),
+    *("POSIX", "output closed early"),
 }
 
 

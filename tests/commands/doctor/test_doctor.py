@@ -52,11 +52,11 @@ def test_a_machine_on_which_a_run_would_work(doctor: Doctor, repo: Path) -> None
     assert not (repo / ".git" / "worktrees").exists()
 
 
-def test_jax_is_not_loaded(repo: Path) -> None:
+def test_neither_jax_nor_google_genai_is_loaded(repo: Path) -> None:
     code = (
         "import sys; from autoresearch_jax.cli import main\n"
         "status = main(['doctor', '--platform=cpu', '--sections=python,jax,git,clock,key,run'])\n"
-        "sys.exit(99 if 'jax' in sys.modules else status)"
+        "sys.exit(99 if {'jax', 'google.genai'} & sys.modules.keys() else status)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
