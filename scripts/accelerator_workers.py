@@ -11,7 +11,7 @@ from accelerator_result import Result
 from accelerator_trials import task_flags
 from bench_conditions import run_options
 
-from autoresearch_jax.commands.worker_options import make_executor
+from autoresearch_jax.commands.executors import make_executor
 from autoresearch_jax.executors.base import Executor, Work
 from autoresearch_jax.executors.places import processor_cores
 from autoresearch_jax.executors.pool import PoolExecutor

@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands import trial
+from autoresearch_jax.commands.machine_options import WorkerOptions
 from autoresearch_jax.commands.options import define_options
-from autoresearch_jax.commands.worker_options import WorkerOptions
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.executors.places import divide_devices, divide_processors, processor_cores
 from autoresearch_jax.tasks.lm.device import choose_platform

@@ -18,12 +18,11 @@ from pathlib import Path
 from durable import Operations
 from fakes import SNAPSHOT_BYTES, FakeTask
 
-from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.proposer_options import ProposerSettings
 from autoresearch_jax.commands.run import OpenRun, run_loop
-from autoresearch_jax.commands.run_options import GIB, RunOptions, SnapshotOptions
+from autoresearch_jax.commands.run_options import GIB, DecisionOptions, RunOptions, SnapshotOptions
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile

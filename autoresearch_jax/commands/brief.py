@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.console import notices_of
 from autoresearch_jax.commands.folder_options import SAME_COMMAND, FolderOptions
 from autoresearch_jax.commands.options import InRun, format_option, list_flags, option
 from autoresearch_jax.commands.proposer_options import ProposerOptions
@@ -31,6 +31,7 @@ from autoresearch_jax.proposers.hints import hint_lines
 from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.sanitize import clean_block, clean_line, redact, secret_values
 
+_notice = notices_of("brief")
 TAKES_RUN_FLAGS = True
 _INSTRUCTIONS = """\
 You are to improve the {noun} `{name}` by one experiment of a run: one idea, as small a change as it takes.
@@ -127,7 +128,3 @@ def read_brief(
     )
     hints = hint_lines(brief.space, brief.history, brief.metric, brief.champion_constants, brief.noise_floor)
     return replace(brief, hints=hints)
-
-
-def _notice(text: str) -> None:
-    say(f"autoresearch brief: {text}", sys.stderr)

@@ -23,7 +23,7 @@ from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError, ConstantEr
 from autoresearch_jax.assets.merging import known_constants, rebase_text
 from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.brief import read_brief
-from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.console import notices_of
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.hand_text import (
     base_of,
@@ -54,6 +54,7 @@ from autoresearch_jax.report.tables import print_lines
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import CandidateRejected, Scalar, Status
 
+_say = notices_of("check")
 TAKES_RUN_FLAGS = True
 TAKES_ARGUMENTS = True
 NOT_MEASURED = 4
@@ -225,7 +226,3 @@ def _compared(asset: AssetKind, source: str, texts: RunTexts) -> dict[str, Scala
         "constants": clean_line(", ".join(moved)) or None,
         "literal_bytes": asset.carried_bytes(source, texts.baseline),
     }
-
-
-def _say(text: str) -> None:
-    say(f"autoresearch check: {text}", sys.stderr)

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -96,9 +96,12 @@ def terminal_size(stream: TextIO | PatientTerminal) -> tuple[int, int]:
     return size.columns or FALLBACK_SIZE[0], size.lines or FALLBACK_SIZE[1]
 
 
-def print_notice(text: str) -> None:
-    """Prints what the user of `autoresearch run` should know, on standard error."""
-    say(f"autoresearch run: {text}", sys.stderr)
+def notices_of(command: str) -> Callable[[str], None]:
+    """Prints what the user of a command should know, on standard error."""
+    return lambda text: say(f"autoresearch {command}: {text}", sys.stderr)
+
+
+print_notice = notices_of("run")
 
 
 class TrialProgress:

@@ -9,13 +9,14 @@ from typing import Any
 from absl import flags
 
 from autoresearch_jax.commands.dataset_options import DatasetOptions
+from autoresearch_jax.commands.machine_options import WorkerOptions
 from autoresearch_jax.commands.options import define_options, given_flags, read_options
 from autoresearch_jax.commands.task_options import TaskOptions
-from autoresearch_jax.commands.worker_options import WorkerOptions, make_executor
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
-from autoresearch_jax.engine.task import CalibratedTask, Task
-from autoresearch_jax.executors.base import Executor
+from autoresearch_jax.engine.task import CalibratedTask, PlaceableTask, Task
+from autoresearch_jax.executors.base import Executor, LocalExecutor
+from autoresearch_jax.executors.pool import PoolExecutor
 from autoresearch_jax.executors.ray_ import RayExecutor
 from autoresearch_jax.executors.ray_node import Frame, conditions, read_frames, write_folder
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
@@ -117,3 +118,12 @@ def _require_dataset(options: DatasetOptions) -> None:
             vocab_sizes=options.vocab_sizes,
             reporter=Reporter(),
         )
+
+
+def make_executor(task: Task) -> Executor:
+    """What carries out the trials of a task: in this thread, or beside each other where its machine is divided."""
+    others = task.other_places if isinstance(task, PlaceableTask) else ()
+    if not others:
+        return LocalExecutor(task.measure)
+    assert isinstance(task, PlaceableTask)
+    return PoolExecutor([task, *(task.at(place) for place in others)])

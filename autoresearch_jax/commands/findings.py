@@ -16,9 +16,8 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
-from autoresearch_jax.commands.console import say
-from autoresearch_jax.commands.finding_options import FindingOptions
-from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.console import notices_of
+from autoresearch_jax.commands.folder_options import FindingOptions, FolderOptions
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import describe_gain, shown
@@ -44,6 +43,7 @@ from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.tasks.lm.device import choose_platform
 from autoresearch_jax.types import Scalar
 
+_tell = notices_of("findings")
 TAKES_ARGUMENTS = True
 ACTIONS = "list, show ID, export --tag=RUN or import DIR|FILE"
 
@@ -127,7 +127,7 @@ def export_findings(library: Library, options: Options) -> int:
             done = store.add(one.finding, one.base_text)
         except FindingError as error:
             refused += 1
-            say(f"autoresearch findings: experiment {one.experiment}: {error}", sys.stderr)
+            _tell(f"experiment {one.experiment}: {error}")
             continue
         (evidence,) = one.finding.evidence
         mark = "certified" if evidence.certified else one.finding.status
@@ -155,7 +155,7 @@ def import_findings(library: Library, place: Path) -> int:
             done = library.add(finding, base)
         except FindingError as error:
             refused += 1
-            say(f"autoresearch findings: {error}", sys.stderr)
+            _tell(str(error))
             continue
         alone = "" if base is not None or library.base_text(finding.base) is not None else ", without its base"
         print(f"{finding.id}: {done}{alone}")
@@ -198,7 +198,3 @@ def _as_json(library: Library, finding: Finding) -> dict[str, object]:
         asset = guessed_kind(base)
         diff = diff_change(base, changed_base(finding, base, asset), DIFF_NAME, asset)
     return finding_json(finding, diff)
-
-
-def _tell(text: str) -> None:
-    say(f"autoresearch findings: {text}", sys.stderr)

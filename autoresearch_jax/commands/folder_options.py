@@ -1,13 +1,14 @@
-"""Which run a command is about, by its tag in a folder of runs, and which runs there are."""
+"""Which run a command is about, by its tag in a folder of runs, which runs there are, and where findings are."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from autoresearch_jax.commands.options import option
+from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.run_folder import Lineages, RunFolder, find_runs
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.findings.folder import OWN
 from autoresearch_jax.sanitize import clean_line
 
 MOST_TAGS = 8  # that a message lists
@@ -99,3 +100,19 @@ class TrialFolderOptions(FolderOptions):
     """Which run; by default the folder of trials by hand."""
 
     tag: str | None = option("trials", "name of the run and of its folder")
+
+
+@dataclass(frozen=True)
+class FindingOptions:
+    """Where findings are beside those that are shipped."""
+
+    findings_dir: str | None = option(
+        None,
+        "folder of findings beside those that are shipped; by default `findings` in --run_dir",
+        path=True,
+        in_run=InRun.MACHINE,
+    )
+
+    def folder(self, runs: FolderOptions) -> Path:
+        """The folder, which need not exist."""
+        return Path(runs.run_dir) / OWN if self.findings_dir is None else Path(self.findings_dir)

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.commands.console import say
-from autoresearch_jax.commands.host_options import MeetingOptions
+from autoresearch_jax.commands.machine_options import MeetingOptions, confines_snapshots, sandbox_option
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.paths import default_cache_dir
-from autoresearch_jax.commands.sandbox_options import confines_snapshots, sandbox_option
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.tasks.lm.cluster import Cluster
 from autoresearch_jax.tasks.lm.host import serve

@@ -1,50 +1,199 @@
 """Options of who proposes: constants, findings, a Gemini model, your own agent, all in turn, or a recorded run."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from autoresearch_jax.assets.base import AssetKind
-from autoresearch_jax.commands.agent_command import missing_command
-from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
-from autoresearch_jax.commands.folder_options import FolderOptions
-from autoresearch_jax.commands.model_options import ModelOptions, key_names, require_price, try_model
+from autoresearch_jax.commands.folder_options import FindingOptions, FolderOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
-from autoresearch_jax.engine.limits import Limit
-from autoresearch_jax.engine.program import ProgramPage
-from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.waiting import WaitingProposals
-from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import FindingStore, open_library
-from autoresearch_jax.proposers.adopting import DEFAULT_SHARE, AdoptingProposer
+from autoresearch_jax.proposers.adopting import DEFAULT_SHARE
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
     DEFAULT_CATEGORIES,
     NO_PROPOSAL,
-    Examine,
-    LimitReached,
-    Proposer,
-    ServiceObserver,
-    rebase,
 )
-from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
-from autoresearch_jax.proposers.command import CHECK, Agent, AgentError, CommandProposer
-from autoresearch_jax.proposers.ideas import CategoryCounter, IdeasProposer, category_counter, order_of_own
-from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
-from autoresearch_jax.proposers.replay import ReplayProposer
-from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
+from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS
+from autoresearch_jax.proposers.command import Agent
+from autoresearch_jax.proposers.llm_budget import (
+    DEFAULT_LOCATION,
+    DEFAULT_MODEL,
+    GeminiOptions,
+    Price,
+    SpendingLimits,
+    Usage,
+    cost,
+)
+from autoresearch_jax.proposers.several import MOST_PROPOSALS
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.contents import open_own_library
 from autoresearch_jax.swarm.membership import SwarmFolder
 
+KEY_VARIABLE = "GEMINI_API_KEY"
+KEY_VARIABLES = ("GOOGLE_API_KEY", KEY_VARIABLE)  # the first that is set holds, as with google-genai itself
+_MODEL = re.compile(r"[\w@-][\w.@-]*(/[\w@-][\w.@-]*)*", re.ASCII)
+_NAME = re.compile(r"[\w.:-]+", re.ASCII)
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w-]+(\.[\w-]+)*)(:\d{1,5})?(/[^\s?#]*)?", re.ASCII)
 PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
 BY_HAND = "by hand"  # in place of one of these: nothing is proposed, see commands/try_.py
 OWN_TOKENS = 3500  # kept free for our own words and the contract
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which Gemini model, the way to it, and what it may cost."""
+
+    gemini_model: str = option(DEFAULT_MODEL, "model that is asked", in_run=InRun.FREE)
+    gemini_base_url: str | None = option(
+        None,
+        "service that speaks Gemini's protocol, instead of Google's; the key goes there, if there is one",
+        in_run=InRun.FREE,
+    )
+    gemini_vertex_project: str | None = option(
+        None,
+        "Google Cloud project that pays for Vertex AI, with application-default credentials instead of a key",
+        in_run=InRun.FREE,
+    )
+    gemini_vertex_location: str | None = option(
+        None, f'region in which Vertex AI computes; "{DEFAULT_LOCATION}" by default', in_run=InRun.FREE
+    )
+    max_output_tokens: int = option(
+        GeminiOptions.max_output_tokens,
+        "length of an answer of the model, its thinking included",
+        least=1,
+        in_run=InRun.FREE,
+    )
+    temperature: float | None = option(None, "of the model; the service's own by default", least=0, in_run=InRun.FREE)
+    repair_rounds: int = option(
+        GeminiOptions.repair_rounds,
+        "how often an answer that cannot be measured goes back to the model, or the agent, for one proposal",
+        least=0,
+        in_run=InRun.FREE,
+    )
+    proposal_seconds: float = option(
+        GeminiOptions.proposal_seconds,
+        "time limit of all requests to the model, and waits between them, for one proposal",
+        above=0,
+        hint="such as 600",
+        in_run=InRun.FREE,
+    )
+    max_dollars: float | None = option(None, "what the run may spend on the model", least=0, in_run=InRun.FREE)
+    max_tokens: int | None = option(
+        None, "how many tokens the run may send and receive, thinking included", least=0, in_run=InRun.FREE
+    )
+    max_requests: int | None = option(None, "how many requests the run may send", least=0, in_run=InRun.FREE)
+    model_price: str | None = option(
+        None, "IN,OUT: dollars per million tokens of input and output, instead of the list's", in_run=InRun.FREE
+    )
+
+    def __post_init__(self) -> None:
+        if not _MODEL.fullmatch(self.gemini_model):
+            raise UsageError(f"--gemini_model={self.gemini_model}: expected a model's name, such as {DEFAULT_MODEL}")
+        url = self.gemini_base_url or "http://localhost"
+        if "@" in url:
+            raise UsageError(f"--gemini_base_url: leave out name and password; a key is read from {KEY_VARIABLE}")
+        if not _URL.fullmatch(url):
+            raise UsageError(f"--gemini_base_url={clean_line(url)}: expected a URL such as http://127.0.0.1:8080")
+        for name in ("gemini_vertex_project", "gemini_vertex_location"):
+            if (value := getattr(self, name)) and not _NAME.fullmatch(value):  # it becomes part of a URL
+                raise UsageError(f"--{name}={value}: expected a name of letters, digits and hyphens")
+        if self.gemini_vertex_location and not self.gemini_vertex_project:
+            raise UsageError("--gemini_vertex_location needs --gemini_vertex_project, the project that pays")
+        self._price()
+
+    @property
+    def spending_limits(self) -> list[str]:
+        """Names of the limits that are set."""
+        return [name for name in ("max_dollars", "max_tokens", "max_requests") if getattr(self, name) is not None]
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a flag names the model or the way to it, or limits what it takes. A key alone may be for others."""
+        named = self.gemini_base_url or self.gemini_vertex_project or self.gemini_model != DEFAULT_MODEL
+        return bool(named or self.spending_limits)
+
+    def settings(self, environment: Mapping[str, str], *, required: bool = True) -> GeminiOptions | None:
+        """How the model is asked; None if none is required, and there is no way to it or no flag that asks for it.
+
+        Args:
+          environment: of this process, which has the key.
+          required: whether the run cannot do without the model.
+
+        Raises:
+          UsageError: no way to the model is given, or a value makes no sense.
+        """
+        if not (required or self.is_asked_for):
+            return None
+        keys = {name: environment[name].strip() for name in key_names(environment)}
+        settings = GeminiOptions(
+            model=self.gemini_model,
+            key=None if self.gemini_vertex_project else next(iter(keys.values()), None),
+            base_url=self.gemini_base_url or None,
+            vertex_project=self.gemini_vertex_project or None,
+            vertex_location=self.gemini_vertex_location or DEFAULT_LOCATION,
+            secrets=tuple(keys.values()),
+            max_output_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            repair_rounds=self.repair_rounds,
+            proposal_seconds=self.proposal_seconds,
+            limits=SpendingLimits(self.max_dollars, self.max_tokens, self.max_requests),
+            price=self._price(),
+        )
+        if not (settings.key or settings.vertex_project or settings.base_url):
+            if not required:
+                return None
+            raise UsageError(
+                f"--proposer=gemini needs a key in {KEY_VARIABLE}, or --gemini_vertex_project with application-default "
+                "credentials (--gemini_vertex_location names a region), or --gemini_base_url of a service of your own"
+            )
+        key = settings.key or "none"
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            name = next(iter(keys))
+            raise UsageError(f"{name}: the key has spaces or characters that no key has: was it copied whole?")
+        if self.max_dollars is not None:
+            require_price(settings, f"--max_dollars={self.max_dollars:g}")
+        return settings
+
+    def _price(self) -> Price | None:
+        if self.model_price is None:
+            return None
+        try:
+            given, made = (float(word) for word in self.model_price.split(","))
+        except ValueError:
+            given = made = math.nan
+        if not (0 <= given < math.inf and 0 <= made < math.inf):
+            raise UsageError(
+                f"--model_price={self.model_price}: expected IN,OUT in dollars per million tokens, such as 0.30,2.50"
+            )
+        return Price(given, made)
+
+
+def key_names(environment: Mapping[str, str]) -> list[str]:
+    """The variables that hold a key; the first of them holds."""
+    return [name for name in KEY_VARIABLES if environment.get(name, "").strip()]
+
+
+def require_price(settings: GeminiOptions, limit: str) -> None:
+    """Refuses a limit of dollars, such as that of "program.md:12", for a model whose price is not known.
+
+    Raises:
+      UsageError: it is not known.
+    """
+    if cost(settings, Usage(1, 1), datetime.now(UTC)) is None:
+        where = settings.model
+        if settings.vertex_project is not None and settings.vertex_location != DEFAULT_LOCATION:
+            where += f" in {settings.vertex_location}"
+        raise UsageError(
+            f"{limit}: the price of {where} is not known: give it, --model_price=IN,OUT in dollars per million tokens, "
+            "or limit tokens with --max_tokens instead of dollars"
+        )
 
 
 @dataclass(frozen=True)
@@ -198,200 +347,3 @@ class ProposerOptions:
         if ours := {CONSTANTS_CATEGORY, NO_PROPOSAL} & names.keys():
             raise UsageError(f"--categories: {min(ours)!r} is a mark of the ledger's own: name it otherwise")
         return tuple(names)
-
-
-def check_proposer(
-    settings: ProposerSettings,
-    asset: AssetKind,
-    editable: Path,
-    program: ProgramPage,
-    source: str,
-    environment: Mapping[str, str],
-    notice: Callable[[str], None] | None = None,
-) -> None:
-    """Finds what would make every proposal fail, before anything is measured.
-
-    Args:
-      asset: the kind of the file to edit.
-      editable: that file in the user's checkout.
-      source: the champion's text.
-      notice: told, in place of an error, what a kept change brought about.
-
-    Raises:
-      UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
-      UserError: no client of the model's service can be made.
-    """
-    agent, gemini = settings.agent, settings.gemini
-    has_table = bool(program.constants) and settings.name in ("constants", "hybrid")
-    if settings.name == "constants" and not has_table:
-        raise UsageError(f"{_no_table(program)}, which --proposer=constants needs")
-    tried = settings.findings if settings.tries_findings else None
-    if tried is not None and agent is gemini is None and not has_table and notice is None:
-        also = "" if settings.name == "ideas" else f", and {_no_table(program)}"
-        flag = f"--proposer={settings.name}"
-        require_fitting_finding(tried, settings.peers, asset, editable, source, environment, flag, also)
-    if agent is not None and (problem := missing_command(agent.command, editable, environment)) is not None:
-        raise UsageError(f"--agent_command: {problem}")
-    if agent is None and gemini is None:
-        return
-    needed = count_tokens(essential_text(program.for_agents, source, asset)) + OWN_TOKENS
-    if needed > settings.brief_tokens:
-        words = f"--brief_tokens={settings.brief_tokens}: the contract, {program.path.name} and {editable.name} take "
-        words += f"{needed}: set twice that"
-        if notice is None:
-            raise UsageError(words)
-        notice(words)
-    if gemini is not None:
-        try:
-            check_limits(gemini, Usage(needed, gemini.max_output_tokens))
-        except LimitReached as error:
-            raise UsageError(f"{error}, so nothing would be asked: raise it, or lower --max_output_tokens") from error
-    check_dollars(settings, program)
-    if gemini is not None:
-        try_model(gemini)
-
-
-def _no_table(program: ProgramPage) -> str:
-    return f'{program.path}: no table of constants under "You may change"'
-
-
-def model_notice(settings: ProposerSettings, program: ProgramPage, environment: Mapping[str, str]) -> str | None:
-    """One line for a hybrid run that leaves a key unused, or whose model may cost what it likes; None for others."""
-    if settings.name != "hybrid" or settings.agent is not None:
-        return None
-    if settings.gemini is None:
-        if not (names := key_names(environment)):
-            return None
-        return f"{names[0]} is not used, since no flag asks for a model: --max_dollars=5 has one propose, too"
-    in_dollars = any(isinstance(stop, Limit) and stop.quantity == "dollars" for stop in program.stops)
-    if in_dollars or settings.gemini.limits != SpendingLimits():
-        return None
-    remedy = "--max_dollars=5 sets one, --proposer=ideas or constants asks no model"
-    return f"{settings.gemini.model} is asked for proposals, with no limit to what they cost: {remedy}"
-
-
-def check_dollars(settings: ProposerSettings, program: ProgramPage) -> None:
-    """Refuses a limit in dollars where it is not known what proposals cost.
-
-    Raises:
-      UsageError: there is one.
-    """
-    for stop in program.stops:
-        if isinstance(stop, Limit) and stop.quantity == "dollars":
-            where = f'{program.path}: "{stop.words}"'
-            if settings.agent is not None:
-                raise UsageError(f"{where}: {UNKNOWN_COST}")
-            if settings.gemini is not None:
-                require_price(settings.gemini, where)
-
-
-def try_agent(
-    settings: ProposerSettings, workspace: Workspace, source: str, environment: Mapping[str, str]
-) -> str | None:
-    """Starts --agent_command once, for a second; returns a notice, if it ended with an error.
-
-    Raises:
-      UsageError: it cannot be started.
-    """
-    if settings.agent is None:
-        return None
-    try:
-        notice = CommandProposer(
-            replace(settings.agent, proposals=settings.proposals or 1),
-            workspace.editable,
-            workspace.copy_files,
-            lambda experiment: Path(),
-            environment,
-        ).try_start(source)
-    except AgentError as error:
-        raise UsageError(f"--agent_command: {clean_line(settings.agent.command)}: {error}") from error
-    return notice and f"--agent_command: {clean_line(settings.agent.command)}: {notice}"
-
-
-def make_proposer(
-    settings: ProposerSettings,
-    workspace: Workspace,
-    folder: RunFolder,
-    environment: Mapping[str, str],
-    examine: Examine,
-    observer: ServiceObserver,
-    device_class: str = "",
-    check: str = CHECK,
-    slots: int = 1,
-    lineages: FindingStore | None = None,
-) -> Proposer:
-    """Who proposes; the observer is told how the service is.
-
-    Args:
-      settings: who, and what it needs.
-      workspace: of the run.
-      folder: of the run.
-      environment: of this process.
-      examine: traces what is proposed.
-      observer: see above.
-      device_class: whose evidence counts for findings.
-      check: see `CommandProposer`.
-      slots: trials that run at the same time.
-      lineages: findings of other lineages.
-
-    Raises:
-      UserError: the model is not there, or refuses the credentials.
-    """
-    agent: Proposer | None = None
-    proposals = settings.proposals or min(slots, MOST_PROPOSALS)
-    if settings.name == BY_HAND:
-        return ReplayProposer((), lambda *words: None)
-    if settings.replay is not None:
-        return ReplayProposer(
-            read_recorded(settings.replay), lambda made, base, brief: rebase(made, base, brief, workspace.merge)
-        )
-    if settings.agent is not None:
-        waiting = WaitingProposals(folder, CommandProposer.name, workspace.merge, observer.notice)
-        command = CommandProposer(
-            replace(settings.agent, proposals=proposals),
-            workspace.editable,
-            workspace.copy_files,
-            folder.llm_dir,
-            environment,
-            examine=examine,
-            keep_others=waiting.keep,
-            check=check,
-        )
-        agent = SeveralProposer(command, waiting, examine)
-    elif settings.gemini is not None:
-        # google-genai takes half a second to import, which the commands and runs that ask no model do not spend.
-        from autoresearch_jax.proposers.llm import GeminiProposer
-
-        waiting = WaitingProposals(folder, GeminiProposer.name, workspace.merge, observer.notice)
-        model = GeminiProposer(
-            replace(settings.gemini, proposals=proposals),
-            Path(workspace.editable).name,
-            examine,
-            folder.llm_dir,
-            settings.brief_tokens,
-            observer.notice,
-            keep_others=waiting.keep,
-        )
-        if (warning := model.check_model()) is not None:
-            observer.notice(warning)
-        agent = SeveralProposer(model, waiting, examine)
-    # So do optuna and scipy, which nothing needs that is tried by hand.
-    from autoresearch_jax.proposers.constants import ConstantsProposer
-
-    merge = merge_changes(workspace.merge, workspace.asset)
-    ideas: Proposer | None = None
-    elsewhere: CategoryCounter = dict
-    if settings.findings is not None:
-        stores = [] if lineages is None else [lineages]
-        library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
-    if settings.findings is not None and settings.tries_findings:
-        ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
-        elsewhere = category_counter(library, device_class)
-    proposer = agent or ideas or ConstantsProposer()
-    if settings.name == "hybrid":
-        from autoresearch_jax.proposers.hybrid import HybridProposer
-
-        proposer = HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas, elsewhere=elsewhere)
-    if settings.peers is not None:
-        return AdoptingProposer(proposer, library, device_class, merge, examine, observer.notice, settings.adopt_share)
-    return proposer

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
-from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.executors import open_executor
 from autoresearch_jax.commands.lineages import run_lineages
-from autoresearch_jax.commands.proposer_options import (
-    BY_HAND,
-    ProposerSettings,
+from autoresearch_jax.commands.proposer_options import BY_HAND, ProposerSettings
+from autoresearch_jax.commands.proposers import (
+    check_command,
     check_dollars,
     check_proposer,
     make_proposer,

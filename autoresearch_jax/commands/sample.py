@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.folder_options import TrialFolderOptions
+from autoresearch_jax.commands.machine_options import confines_snapshots, sandbox_option
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.paths import require_text
-from autoresearch_jax.commands.sandbox_options import confines_snapshots, sandbox_option
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder

@@ -23,8 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_jax.commands.console import say
-from autoresearch_jax.commands.finding_options import FindingOptions
-from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.folder_options import FindingOptions, FolderOptions
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import home_folder
 from autoresearch_jax.commands.swarm_beside import OwnRun, started

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from autoresearch_jax.commands.finding_options import FindingOptions
-from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.folder_options import FindingOptions, FolderOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_findings import findings_of_run
 from autoresearch_jax.engine.run_folder import RunFolder

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.console import notices_of
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import kept_flags, read_options
 from autoresearch_jax.commands.run_flags import RunFlags
@@ -42,6 +42,7 @@ from autoresearch_jax.swarm.replays import (
 )
 from autoresearch_jax.types import Measurement, Scalar
 
+_tell = notices_of("swarm")
 LOOK_SECONDS = 5.0  # between two looks for something to do, and for runs that have begun
 STOP_SECONDS = 0.1  # in which a replay is ended
 MOST_SECONDS = 3600.0  # of an idle replay
@@ -233,7 +234,3 @@ class IdleReplays:
         self._tried.add(claim.commit.commit)
         self._claims.remove(claim)
         return True
-
-
-def _tell(text: str) -> None:
-    say(f"autoresearch swarm: {text}", sys.stderr)

@@ -8,22 +8,21 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.commands.dataset_options import DatasetOptions
-from autoresearch_jax.commands.host_options import HostOptions
-from autoresearch_jax.commands.options import InRun, option
-from autoresearch_jax.commands.paths import require_text, require_usable_name
-from autoresearch_jax.commands.sandbox_options import (
+from autoresearch_jax.commands.machine_options import (
     UNCONFINED,
     UNCONFINED_TRIALS,
-    find_sandbox,
+    HostOptions,
+    WorkerOptions,
     notice,
     sandbox_option,
 )
-from autoresearch_jax.commands.worker_options import WorkerOptions
+from autoresearch_jax.commands.options import InRun, option
+from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.engine.task import Task, Terms
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
-from autoresearch_jax.sandbox.sandbox import NO_LANDLOCK, Level, SandboxError
+from autoresearch_jax.sandbox.sandbox import NO_LANDLOCK, Level, SandboxError, open_sandbox
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.command.programs import TaskFiles
 from autoresearch_jax.tasks.command.task import CommandTaskConfig, CommandTerms
@@ -235,7 +234,7 @@ class TaskOptions:
         require_usable_name("--cache_dir", self.dataset.caches)
         require_text(run_folder.absolute(), self.dataset.folder, self.compile_cache_dir)
         dataset = self.dataset.open()
-        sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
+        sandbox = open_sandbox(self.sandbox, cache_dir=self.dataset.caches, environment=environment)
         if sandbox.level is Level.LIMITS:
             notice(UNCONFINED)
         elif sandbox.worker is Level.LIMITS:
@@ -281,7 +280,7 @@ class TaskOptions:
     def _make_command_task(self, run_folder: Path) -> Task:
         environment = dict(os.environ)
         places = self.workers.processor_places()
-        sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
+        sandbox = open_sandbox(self.sandbox, cache_dir=self.dataset.caches, environment=environment)
         if sandbox.level is Level.LIMITS:
             notice(UNCONFINED)
         return open_task(

@@ -37,7 +37,14 @@ from autoresearch_jax.commands.options import (
     tensorboard_option,
 )
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
-from autoresearch_jax.commands.trial_profile import about_profile, check_profile, keep_profile
+from autoresearch_jax.commands.trial_summary import (
+    about_profile,
+    check_profile,
+    format_summary,
+    keep_profile,
+    of_command,
+    summarize,
+)
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.observers import Expendable
 from autoresearch_jax.engine.recorder import write_results
@@ -52,10 +59,6 @@ from autoresearch_jax.report.tensorboard import TrialEvents, require_tensorboard
 from autoresearch_jax.tasks.lm.config import PROFILE, PROFILED_STEPS
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
 from autoresearch_jax.types import (
-    ATTENDED_SHARE,
-    CLOCK_FAULT,
-    SCORE_DECIMALS,
-    WALL_SECONDS,
     CandidateRejected,
     Measurement,
     Metric,
@@ -64,38 +67,6 @@ from autoresearch_jax.types import (
 )
 
 TAKES_RUN_FLAGS = True
-MEGA = 1e6
-MEBIBYTE = 1 << 20
-
-# Key, name in the measurement's metrics, divisor, decimals (a text has no use for the last two). training_seconds, and
-# total_seconds to num_params_M, are the original's names and units.
-_FIGURES: tuple[tuple[str, str, float, int], ...] = (
-    ("training_seconds", "training_seconds", 1, 1),
-    ("wall_seconds", WALL_SECONDS, 1, 1),
-    ("attended_share", ATTENDED_SHARE, 1, 3),
-    ("clock", "clock", 1, 0),
-    ("clock_fault", CLOCK_FAULT, 1, 0),
-    ("total_seconds", "total_seconds", 1, 1),
-    ("peak_vram_mb", "peak_memory_bytes", MEBIBYTE, 1),
-    ("mfu_percent", "mfu_percent", 1, 2),
-    ("total_tokens_M", "num_tokens", MEGA, 3),
-    ("num_steps", "num_steps", 1, 0),
-    ("num_params_M", "num_params", MEGA, 3),
-    ("val_bpb_original", "val_bpb_original", 1, 6),
-    ("unigram_bpb", "unigram_bpb", 1, 6),
-    ("train_loss", "train_loss", 1, 4),
-    ("tokens_per_second", "tokens_per_second", 1, 0),
-    ("prepare_seconds", "prepare_seconds", 1, 2),
-    ("startup_seconds", "startup_seconds", 1, 2),
-    ("compile_seconds", "compile_seconds", 1, 2),
-    ("init_seconds", "init_seconds", 1, 2),
-    ("data_wait_seconds", "data_wait_seconds", 1, 3),
-    ("snapshot_seconds", "snapshot_seconds", 1, 2),
-    ("judge_seconds", "judge_seconds", 1, 2),
-    ("compiles_in_budget", "compiles_in_budget", 1, 0),
-)
-_KNOWN = {name for _, name, _, _ in _FIGURES}
-_ONLY_IF_ANY = (CLOCK_FAULT, "error", "snapshot")  # lines of the text
 
 
 @dataclass(frozen=True)
@@ -238,7 +209,7 @@ def run(options: Options, arguments: list[str]) -> int:
                 ledger.record_trial(source, measurement, description, task.fingerprint, known)
             summary = summarize(measurement, task.metric, known if measurement.value is not None else {})
             if options.task.is_command:
-                summary = _of_command(summary, measurement, task.metric)
+                summary = of_command(summary, measurement, task.metric)
             summary["log"] = str(log_dir)
             if options.profile is not None:
                 summary[PROFILE] = keep_profile(log_dir / PROFILE, options.profile)
@@ -344,47 +315,3 @@ def _reference_seconds(ledger: Ledger) -> float | None:
         of_trials = (trial.metrics for trial in reversed(ledger.trials()))
         found = next((m.get(REFERENCE_SECONDS) for m in of_trials if m.get(REFERENCE_OF) == machine), None)
     return float(found) if isinstance(found, int | float) else None
-
-
-def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, object]) -> dict[str, Scalar]:
-    """All figures of a trial under the names they are printed with; None where one is missing.
-
-    Args:
-      constants: of the source that was measured; the original prints its DEPTH.
-    """
-    summary: dict[str, Scalar] = {metric.name: measurement.value}
-    for key, name, divisor, _ in _FIGURES:
-        value = measurement.metrics.get(name)
-        summary[key] = value / divisor if isinstance(value, int | float) and divisor != 1 else value
-    depth = constants.get("DEPTH")
-    summary["depth"] = depth if isinstance(depth, int) else None
-    summary["sandbox"] = measurement.metrics.get("sandbox")
-    summary["seed"] = measurement.seed
-    summary["status"] = str(measurement.status)
-    summary["error"] = measurement.error
-    summary["snapshot"] = None if measurement.snapshot is None else str(measurement.snapshot)
-    return summary
-
-
-def _of_command(summary: Mapping[str, Scalar], measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
-    """The summary with the evaluator's further numbers, and without what only a language model has."""
-    kept = {name: value for name, value in summary.items() if value is not None or name in (metric.name, "error")}
-    return kept | {name: value for name, value in measurement.metrics.items() if name not in _KNOWN | kept.keys()}
-
-
-def format_summary(summary: Mapping[str, Scalar], metric: Metric) -> str:
-    """The summary as text that `grep "^val_bpb:"` reads, figures rounded.
-
-    A trial without a score says why, and leaves out what it did not come to measure.
-    """
-    failed = summary[metric.name] is None
-    scores = (metric.name, f"recorded_{metric.name}", "difference")
-    decimals = {**dict.fromkeys(scores, SCORE_DECIMALS), **{key: places for key, _, _, places in _FIGURES}}
-    lines = ["---"]
-    for key, value in summary.items():
-        if value is None and key != metric.name and (failed or key in _ONLY_IF_ANY):
-            continue
-        if isinstance(value, float) and key in decimals:
-            value = f"{value:.{decimals[key]}f}"
-        lines.append(f"{key + ':':<21}{'null' if value is None else value}")
-    return "\n".join(lines)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.console import notices_of
 from autoresearch_jax.commands.hand_text import (
     TextOptions,
     Words,
@@ -55,6 +55,7 @@ from autoresearch_jax.report.why import explain
 from autoresearch_jax.sanitize import clean_block, clean_line, redact, secret_values
 from autoresearch_jax.types import Metric, Scalar, Status
 
+_say = notices_of("try")
 TAKES_RUN_FLAGS = True
 KEPT, DISCARDED, NOT_MEASURED, STOPPED = 0, 3, 4, 130
 POLL_SECONDS = 0.3  # between two looks at a ledger that another process writes to
@@ -344,7 +345,3 @@ def _print_queued(options: Options, folder: RunFolder, number: int) -> int:
     }
     print(json.dumps(found, indent=1) if options.format == "json" else format_lines(lines))
     return 0
-
-
-def _say(text: str) -> None:
-    say(f"autoresearch try: {text}", sys.stderr)

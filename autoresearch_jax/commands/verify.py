@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.machine_options import confines_snapshots, sandbox_option
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text
-from autoresearch_jax.commands.sandbox_options import confines_snapshots, sandbox_option
 from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import (

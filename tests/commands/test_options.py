@@ -9,8 +9,6 @@ from absl import flags
 from gemini_server import KEY
 
 from autoresearch_jax.commands.dataset_options import DatasetOptions
-from autoresearch_jax.commands.decision_options import DecisionOptions
-from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import (
     InRun,
     define_options,
@@ -20,7 +18,8 @@ from autoresearch_jax.commands.options import (
     parse_settings,
     read_options,
 )
-from autoresearch_jax.commands.run_options import RunOptions
+from autoresearch_jax.commands.proposer_options import ModelOptions, require_price
+from autoresearch_jax.commands.run_options import DecisionOptions, RunOptions
 from autoresearch_jax.commands.task_options import TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings

@@ -14,8 +14,8 @@ from repositories import git, make_repository
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
-from autoresearch_jax.commands.agent_command import missing_command
-from autoresearch_jax.commands.model_options import KEY_VARIABLES
+from autoresearch_jax.commands.proposer_options import KEY_VARIABLES
+from autoresearch_jax.commands.proposers import missing_command
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, base_digest

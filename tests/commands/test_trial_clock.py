@@ -11,7 +11,7 @@ from task_stand_in import stand_in
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_options
 from autoresearch_jax.commands.task_options import find_clock
-from autoresearch_jax.commands.trial import format_summary, summarize
+from autoresearch_jax.commands.trial_summary import format_summary, summarize
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.report.progress import describe_report
 from autoresearch_jax.sandbox.accounting import AccountingError

@@ -11,7 +11,7 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands.trial_profile import keep_profile
+from autoresearch_jax.commands.trial_summary import keep_profile
 from autoresearch_jax.engine.ledger import Ledger
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from fakes import SOURCE, FakeTask
 
-from autoresearch_jax.commands.finding_options import merge_changes
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer, merge_changes
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run

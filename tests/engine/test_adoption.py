@@ -4,7 +4,8 @@ import os
 
 from fakes import FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine import run_findings
 from autoresearch_jax.engine.proposals import Precheck

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fakes import SOURCE, FakeTask
 
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.proposals import Precheck
@@ -41,7 +42,7 @@ sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.run_options import DecisionOptions
 from autoresearch_jax.commands.run import OpenRun, run_loop
 from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.proposers.command import Agent

@@ -9,7 +9,8 @@ import pytest
 from fakes import FakeTask
 from gemini_server import KEY, MODEL, GeminiServer, Request, Step, answer, drip, error, quick, says
 
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.status import describe
 from autoresearch_jax.engine.integrity import ledger_page_differences

@@ -14,7 +14,8 @@ from fakes import SOURCE, FakeTask
 from gemini_server import MODEL, GeminiServer, Request, Step, answer, error, quick, says
 from ledgers import substance
 
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.status import describe
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings

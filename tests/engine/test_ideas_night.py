@@ -7,7 +7,8 @@ from fakes import SOURCE, FakeTask
 from ledgers import substance
 from swarm_place import words_of
 
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run

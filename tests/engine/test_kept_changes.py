@@ -6,7 +6,8 @@ import pytest
 from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.assets.python_constants import read_constants
-from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.proposers import make_proposer
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.base import Proposal

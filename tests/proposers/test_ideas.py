@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from autoresearch_jax.assets.kinds import TRAINING_FILE
-from autoresearch_jax.commands.finding_options import merge_changes
+from autoresearch_jax.commands.proposers import merge_changes
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest

@@ -16,9 +16,9 @@ from doctored import KEY, ROOT, Doctor
 from repositories import git
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands import doctor as doctor_command
-from autoresearch_jax.commands import sandbox_options, task_options
-from autoresearch_jax.commands.doctor import SECTIONS, Check, look_at, what_lacks
+from autoresearch_jax.commands import doctor_machine, task_options
+from autoresearch_jax.commands.doctor import SECTIONS, Check, look_at
+from autoresearch_jax.commands.doctor_machine import what_lacks
 from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.sandbox import escapes
 from autoresearch_jax.sandbox import sandbox as sandbox_module
@@ -100,7 +100,7 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path) -> None:
 def test_an_old_python_or_package_is_told(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert what_lacks("numpy>=2.0") is None
     assert str(what_lacks("numpy>=99")).startswith("numpy>=99 is not met by ")
-    monkeypatch.setattr(doctor_command, "OLDEST", (99,))
+    monkeypatch.setattr(doctor_machine, "OLDEST", (99,))
     status, found = doctor("python")
     assert (status, found["faults"]) == (1, "python")
     assert "./scripts/setup.sh" in found["python"]
@@ -164,7 +164,7 @@ def test_the_clock_of_trials(doctor: Doctor, tmp_path: Path, monkeypatch: pytest
     assert (status, found["faults"]) == (1, "clock")
     assert "tpu" in found["clock"]
     if Path("/proc/self/schedstat").exists():
-        monkeypatch.setattr(doctor_command, "quota_cpus", lambda: 0.5)
+        monkeypatch.setattr(doctor_machine, "quota_cpus", lambda: 0.5)
         status, found = doctor("clock")
         assert (status, found["faults"]) == (0, "none")
         assert found["clock"].startswith("attended")
@@ -229,14 +229,14 @@ def test_a_hole_in_the_sandbox_is_found(
 ) -> None:
     if sandbox.level is Level.LIMITS:
         pytest.skip("nothing here can confine")
-    open_sandbox = sandbox_options.open_sandbox
+    open_sandbox = doctor_machine.open_sandbox
 
     def with_a_hole(*arguments: object, **keywords: object) -> Sandbox:
         cage = open_sandbox(*arguments, **keywords)  # type: ignore[arg-type]
         object.__setattr__(cage.mounts, "readable", (*cage.mounts.readable, cache))
         return cage
 
-    monkeypatch.setattr(sandbox_options, "open_sandbox", with_a_hole)
+    monkeypatch.setattr(doctor_machine, "open_sandbox", with_a_hole)
     monkeypatch.setattr(escapes, "_EXCESSES", {})
     status, found = doctor("sandbox")
     assert status == 1

@@ -15,7 +15,7 @@ from repositories import git
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_options
-from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.run_options import DecisionOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder

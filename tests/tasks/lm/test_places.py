@@ -9,7 +9,7 @@ import pytest
 from lm_trials import MakeTask
 from marked_processes import comes_true
 
-from autoresearch_jax.commands.worker_options import make_executor
+from autoresearch_jax.commands.executors import make_executor
 from autoresearch_jax.executors.base import Work
 from autoresearch_jax.executors.places import divide_processors, processor_cores
 from autoresearch_jax.types import Budget, Scalar, Status
