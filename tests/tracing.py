@@ -12,14 +12,16 @@ TASK = TaskSpec(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
 JUDGE_BATCH_ROWS = (4, 2)
 
 
-def traced(source: str, folder: Path, platform: str = "cpu", device_kind: str = "cpu") -> Path:
+def traced(
+    source: str, folder: Path, platform: str = "cpu", device_kind: str = "cpu", sequence_length: int = 16
+) -> Path:
     """Traces a source into a new folder, in this process, and returns that folder."""
     folder.mkdir()
     path = folder / "train_lib.py"
     path.write_text(source)
     programs_dir = folder / "programs"
     programs_dir.mkdir()
-    task = dataclasses.replace(TASK, platform=platform, device_kind=device_kind)
+    task = dataclasses.replace(TASK, platform=platform, device_kind=device_kind, sequence_length=sequence_length)
     with seen_by_jax(device_kind):
         trace(path, task, make_mesh({"data": 1, "model": 1}), JUDGE_BATCH_ROWS, programs_dir)
     return programs_dir

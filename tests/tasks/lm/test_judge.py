@@ -39,7 +39,7 @@ from autoresearch_jax.tasks.lm.leading import ALONE
 from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
-from autoresearch_jax.types import Scrutiny
+from autoresearch_jax.types import HOLDOUT_SCORE, Scrutiny
 
 NUM_ROWS = 9  # the last batch of four is not full
 RANDOM = np.random.default_rng(0)
@@ -173,6 +173,27 @@ def test_the_driver_knows_the_time_limit_again_once_the_smaller_batch_is_compile
     assert result.batch_rows == 2
     assert [event["limit_seconds"] for event in events if event["event"] == "phase"] == [10.0, 900.0, 10.0]
     assert {event["phase"] for event in events} == {"judge"}
+
+
+def test_a_leak_on_the_holdout_alone_ends_an_audit(
+    programs: Programs, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holdout = np.where(np.arange(17) < 2, 255, ROWS)  # rows of val begin otherwise
+    eval_sets = {"val": EVAL_SET, "holdout": dataclasses.replace(EVAL_SET, rows_NxT1=holdout)}
+    monkeypatch.setattr(
+        "autoresearch_jax.tasks.lm.judging.load_eval_set", lambda _, size, split, *more: eval_sets[split]
+    )
+
+    def leaking(table: Array, tokens: Array) -> Array:
+        is_holdout_Bx1x1 = (tokens[:, :2] == 255).all(1)[:, None, None]
+        return table[tokens] + is_holdout_Bx1x1 * table[jnp.roll(tokens, -1, 1)]
+
+    phases = Phases(lambda event: None)
+    phases.metrics.update(wall_seconds=1.0, num_tokens=1000, clock="wall")
+    judging = Judging(measure_request(tmp_path, scrutiny=Scrutiny.AUDIT), programs, MESH, tiny_dataset)
+    with pytest.raises(InvalidCandidateError, match=r"^on the holdout: not causal: "):
+        judging.judge(scorer_of(programs, leaking), [jnp.asarray(TABLE)], phases)
+    assert HOLDOUT_SCORE not in phases.metrics
 
 
 @pytest.mark.parametrize(

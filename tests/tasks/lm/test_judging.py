@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 from lm_trials import MakeTask, run_trial
 from marked_processes import MARK, marked_processes
 from tracing import edited
 
 from autoresearch_jax.files import sha256_of_file
-from autoresearch_jax.tasks.lm.judging import TrialFailedError, of_candidate
+from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
+from autoresearch_jax.tasks.lm.flops import TooCostlyError
+from autoresearch_jax.tasks.lm.judge import EvalResult
+from autoresearch_jax.tasks.lm.judging import Phases, TrialFailedError, of_candidate
+from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import BadProgramError
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import HOLDOUT_SCORE, Budget, Candidate, Measurement, Scalar, Scrutiny, Status
@@ -38,6 +43,29 @@ def test_what_a_program_makes_our_code_raise_is_the_candidate_s(error: Exception
     with pytest.raises(TrialFailedError) as caught, of_candidate():
         raise error
     assert caught.value.status is status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (TrialFailedError(Status.CRASH, "a reason"), Status.CRASH, "a reason"),
+        (InvalidCandidateError("not causal"), Status.INVALID, "not causal"),
+        (BatchShapeError("a batch of 7 rows"), Status.REJECTED, "a batch of 7 rows"),
+        (TooCostlyError("too large"), Status.REJECTED, "too large"),
+        (MemoryError(), Status.OOM, "the process of the trial had no memory left"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: no room\nmore"), Status.OOM, 'XLA says: "RESOURCE_EXHAUSTED: no room"'),
+        (JaxRuntimeError("INTERNAL: \x1b[2J"), Status.CRASH, 'XLA says: "INTERNAL'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_way_to_fail_in_a_trial_has_a_status_and_no_score(error: Exception, status: Status, reason: str) -> None:
+    def run() -> EvalResult:
+        raise error
+
+    answer = Phases(lambda event: None).answer(run)
+    assert (answer["status"], answer["value"], answer["snapshot"]) == (status, None, None)
+    assert answer["error"].startswith(reason)
+    assert "\x1b" not in answer["error"]
 
 
 def test_a_file_that_cannot_be_read_is_no_candidate_s_fault() -> None:

@@ -1,21 +1,23 @@
-"""Trials in real processes on tiny programs: the clock, loss limits, the compile cache."""
+"""Trials of tiny programs: the clock, loss limits, what is charged, the compile cache."""
 
+import csv
 import itertools
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lm_trials import MakeTask, measure_request, run_trial
-from tracing import edited
+from tracing import edited, traced
 
 from autoresearch_jax.sandbox.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage, LinuxAccounting
-from autoresearch_jax.sandbox.sandbox import Level, Sandbox
 from autoresearch_jax.tasks.lm import measure as measuring
+from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
 from autoresearch_jax.tasks.lm.judging import TrialFailedError
+from autoresearch_jax.tasks.lm.programs import load_programs
 from autoresearch_jax.tasks.lm.trainer import TrainResult
 from autoresearch_jax.types import (
     CHARGED_COMPILE,
@@ -37,20 +39,33 @@ needs_accounts = pytest.mark.skipif(
     not (PROC / "self" / "schedstat").exists(), reason="this kernel keeps no accounts of threads"
 )
 
-SOURCE = (Path(__file__).parents[2] / "tiny_train_lib.py").read_text()
 STEPS = 40
 
-# Says in the trace's log what it can tell of the cache; the trace itself goes on.
-SPY = """
-import os
-import jax
-print("variables", sorted(name for name in os.environ if "CACHE" in name))
-print("folder", jax.config.jax_compilation_cache_dir)
-try:
-    print("found", os.listdir({cache!r}))
-except OSError as error:
-    print("refused", type(error).__name__)
-"""
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def programs_dir(tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return traced(tiny_source, tmp_path_factory.mktemp("traced") / "tiny", sequence_length=32)
+
+
+@pytest.fixture
+def run_here(programs_dir: Path, tiny_dataset: Dataset, tmp_path: Path) -> Run:
+    """Runs a trial of the tiny training file in this process, in a folder of its own; returns the answer."""
+
+    def run(name: str, reports: list[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        request = measure_request(
+            tmp_path / name,
+            programs_dir=str(programs_dir),
+            program_hash=load_programs(programs_dir).program_hash,
+            dataset_folder=str(tiny_dataset.folder),
+            sequence_length=32,
+            **fields,
+        )
+        return measuring.measure(request, [].append if reports is None else reports.append)
+
+    return run
 
 
 def number(measured: Measurement, name: str) -> float:
@@ -111,20 +126,6 @@ def test_a_machine_that_is_too_slow_for_the_budget_is_no_fault_of_the_candidate(
     assert not (tmp_path / "trial" / "snapshot").exists()
 
 
-def test_a_budget_in_steps_has_the_wall_clock_and_no_reference(
-    make_task: MakeTask, tiny_source: str, tmp_path: Path
-) -> None:
-    task = make_task(clock=ATTENDED)
-    assert task.terms["clock"] == WALL
-    assert task.calibrate(None, tmp_path) is None
-    assert not (tmp_path / "reference.log").exists()
-    measured = run_trial(task, tiny_source, tmp_path / "trial")
-    assert measured.status is Status.OK
-    assert measured.metrics["clock"] == WALL
-    assert not {"reference_seconds", "attended_share", "machine_speed"} & measured.metrics.keys()
-    assert number(measured, "wall_seconds") > 0
-
-
 @pytest.mark.slow
 def test_a_device_on_which_no_reference_runs_is_named(make_task: MakeTask, tmp_path: Path) -> None:
     task = make_task(SECONDS, clock=ATTENDED, device=Device("none_such", "none", 1, None))
@@ -166,43 +167,20 @@ class Failing:
 
 @needs_accounts
 def test_accounts_that_fail_leave_the_wall_clock_and_are_recorded(
-    make_task: MakeTask,
-    tiny_source: str,
-    tiny_dataset: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run_here: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> Failing:
         raise AccountingError("there are none")
 
-    candidate = make_task().prepare(tiny_source, tmp_path)
+    timed = {"budget": Budget(seconds=0.5), "clock": ATTENDED, "reference_seconds": 0.01}
     for accounting, fault in ((none, "there are none"), (lambda: Failing(20), "they go backwards")):
         monkeypatch.setattr(measuring, "LinuxAccounting", accounting)
-        folder = tmp_path / fault
-        folder.mkdir()
-        request = measure_request(
-            folder,
-            programs_dir=str(candidate.programs_dir),
-            program_hash=candidate.program_hash,
-            dataset_folder=str(tiny_dataset.folder),
-            sequence_length=tiny_dataset.sequence_length,
-            budget=Budget(seconds=0.5),
-            clock=ATTENDED,
-            reference_seconds=0.01,
-        )
-        answer = measuring.measure(request, lambda event: None)
+        answer = run_here(fault, **timed)
         assert answer["status"] == Status.OK, answer
         assert answer["metrics"]["clock"] == WALL
         assert answer["metrics"]["clock_fault"] == fault
         assert answer["metrics"]["wall_seconds"] >= 0.5 * 0.9
         assert math.isfinite(answer["value"])
-
-
-def measure(make_task: MakeTask, folder: Path, *loss_limits: LossLimit, source: str = SOURCE) -> Measurement:
-    folder.mkdir()
-    task = make_task(Budget(steps=STEPS))
-    candidate = task.prepare(source, folder)
-    return task.measure(candidate, seed=1, log_dir=folder, snapshot_dir=folder / "snapshot", stop_above=loss_limits)
 
 
 @pytest.mark.parametrize(
@@ -246,49 +224,51 @@ def test_a_last_step_that_takes_long_and_too_few_steps_are_refused(
     assert caught.value.status is status
 
 
-@pytest.mark.slow
-def test_above_a_limit_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
-    free = measure(make_task, tmp_path / "free")
-    curve = read_curve(free.metrics[LOSSES])
+def test_above_a_limit_training_stops_and_below_it_changes_nothing(run_here: Run, tmp_path: Path) -> None:
+    budget = Budget(steps=STEPS)
+    free = run_here("free", budget=budget)
+    losses = free["metrics"][LOSSES]
+    curve = read_curve(losses)
     assert len(curve) == CURVE_POINTS
-    below = measure(make_task, tmp_path / "below", LossLimit(6, curve[5] + 1e-4))
-    assert (below.status, below.value, below.metrics[LOSSES]) == (Status.OK, free.value, free.metrics[LOSSES])
-    above = measure(make_task, tmp_path / "above", LossLimit(6, curve[5] - 1e-4), LossLimit(9, 0.0))
-    assert (above.status, above.value, above.snapshot) == (Status.PRUNED, None, None)
-    assert above.error == f"stopped at 30% of the budget: its loss was {curve[5]:.4g}"
-    assert read_curve(above.metrics[LOSSES]) == curve[:6]
-    assert above.metrics["num_steps"] <= 6 * STEPS // CURVE_POINTS + 1, "no step is begun any more"
+    below = run_here("below", budget=budget, stop_above=(LossLimit(6, curve[5] + 1e-4),))
+    assert (below["status"], below["value"], below["metrics"][LOSSES]) == (Status.OK, free["value"], losses)
+    above = run_here("above", budget=budget, stop_above=(LossLimit(6, curve[5] - 1e-4), LossLimit(9, 0.0)))
+    assert (above["status"], above["value"], above["snapshot"]) == (Status.PRUNED, None, None)
+    assert above["error"] == f"stopped at 30% of the budget: its loss was {curve[5]:.4g}"
+    assert read_curve(above["metrics"][LOSSES]) == curve[:6]
+    assert above["metrics"]["num_steps"] <= 6 * STEPS // CURVE_POINTS + 1, "no step is begun any more"
     assert not (tmp_path / "above" / "snapshot").exists()
     assert len((tmp_path / "above" / "loss.csv").read_text().splitlines()) == 1 + 6 * STEPS // CURVE_POINTS
 
 
 @pytest.mark.slow
 def test_losses_are_bits_per_byte_whatever_the_vocabulary(
-    make_task: MakeTask, tiny_dataset: Dataset, tmp_path: Path
+    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    untrained = SOURCE.replace("LEARNING_RATE = 10.0", "LEARNING_RATE = 0.0")
+    untrained = edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 0.0"))
     for size in tiny_dataset.vocab_sizes:
-        source = untrained.replace("VOCAB_SIZE = 256", f"VOCAB_SIZE = {size}")
-        found = measure(make_task, tmp_path / str(size), source=source)
+        source = edited(untrained, ("VOCAB_SIZE = 256", f"VOCAB_SIZE = {size}"))
+        found = run_trial(make_task(Budget(steps=STEPS)), source, tmp_path / str(size))
         assert found.value is not None
         assert read_curve(found.metrics[LOSSES])[-1] == pytest.approx(found.value, rel=0.1)
 
 
-def test_compiling_too_long_takes_time_off_the_budget(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
-    task = make_task(SECONDS, free_compile=0.0)
-    candidate = task.prepare(tiny_source, tmp_path)
-    log_dir, snapshot_dir = tmp_path, tmp_path / "snapshot"
-    cost = CompileCost(charged=0.75)
-    measured = task.measure(candidate, seed=0, log_dir=log_dir, snapshot_dir=snapshot_dir, compile_cost=cost)
-    assert measured.status is Status.OK, measured.error
-    assert measured.metrics[CHARGED_COMPILE] == 0.75
-    assert number(measured, "compiling_seconds") > 0
-    assert number(measured, "training_seconds") >= 0.25
+def test_compiling_too_long_takes_time_off_the_budget_and_the_rest_is_kept(run_here: Run, tmp_path: Path) -> None:
+    limits, reports = TimeLimits(free_compile=0.0), list[dict[str, Any]]()
+    found = run_here("part", reports, budget=SECONDS, limits=limits, compile_cost=CompileCost(charged=0.25))
+    metrics = found["metrics"]
+    assert found["status"] == Status.OK, found
+    assert metrics[CHARGED_COMPILE] == 0.25
+    assert metrics["compiling_seconds"] > 0
+    assert metrics["training_seconds"] >= 0.75
+    with (tmp_path / "part" / measuring.LOSS_CURVE_FILE).open() as file:
+        assert len(list(csv.DictReader(file))) == metrics["num_steps"]
+    told = [report for report in reports if report["event"] == "progress" and report["phase"] == "train"]
+    assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= told[-1].keys()
 
-    spent = CompileCost(charged=1.0)
-    measured = task.measure(candidate, seed=0, log_dir=log_dir, snapshot_dir=tmp_path / "other", compile_cost=spent)
-    assert (measured.status, measured.error) == (Status.TIMEOUT, "compiling spent the budget: 1.0 s of it")
-    assert measured.metrics[CHARGED_COMPILE] == 1.0
+    found = run_here("all", budget=SECONDS, limits=limits, compile_cost=CompileCost(charged=1.0))
+    assert (found["status"], found["error"]) == (Status.TIMEOUT, "compiling spent the budget: 1.0 s of it")
+    assert found["metrics"][CHARGED_COMPILE] == 1.0
 
 
 @pytest.mark.slow
@@ -302,21 +282,3 @@ def test_a_second_trial_of_a_program_compiles_nothing(make_task: MakeTask, tiny_
     changed = edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 8.0"))
     other = run_trial(task, changed, tmp_path / "other")
     assert 0 < int(other.metrics["compiled_programs"] or 0) < int(first.metrics["compiled_programs"] or 0)
-
-
-def test_a_candidate_s_python_neither_has_the_cache_nor_sees_it(
-    make_task: MakeTask, tiny_source: str, sandbox: Sandbox, tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "secret").touch()
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}  # the user's own, as well
-    task = make_task(compile_cache_dir=cache, environment=environment)
-    source = edited(tiny_source, ("UNUSED = 1", f"exec({SPY.format(cache=str(cache))!r})"))
-    task.prepare(source, tmp_path)
-    log = (tmp_path / "trace.log").read_text()
-    assert "variables []" in log
-    assert "folder None" in log
-    if sandbox.level is not Level.LIMITS:  # which hides nothing
-        assert "refused" in log
-        assert "secret" not in log

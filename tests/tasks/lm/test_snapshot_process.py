@@ -74,22 +74,12 @@ def test_it_reaches_the_snapshot_and_what_is_named(snapshot: Path, tmp_path: Pat
     assert reached(confined=False) >= {"snapshot", "eval bundle", "other snapshots", "writing", "home"}
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        (
-            "XLA_FLAGS",
-            "--xla_no_such_flag=1",
-            "Unknown flag in XLA_FLAGS: --xla_no_such_flag=1; it inherits .*XLA",
-        ),
-        ("JAX_TRANSFER_GUARD", "disallow", "; it inherits JAX_TRANSFER_GUARD"),
-    ],
-)
 def test_a_machine_that_runs_no_program_is_no_fault_of_the_snapshot(
-    snapshot: Path, capsys: pytest.CaptureFixture[str], name: str, value: str, words: str
+    snapshot: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CandidateUntouched, match=words):
-        ask_about_snapshot(SAMPLE, snapshot, {}, environment={**os.environ, name: value}, confined=False)
+    environment = {**os.environ, "JAX_TRANSFER_GUARD": "disallow"}
+    with pytest.raises(CandidateUntouched, match="; it inherits JAX_TRANSFER_GUARD"):
+        ask_about_snapshot(SAMPLE, snapshot, {}, environment=environment, confined=False)
     assert capsys.readouterr().err == "", "one line is enough"
 
 
