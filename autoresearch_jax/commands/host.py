@@ -19,8 +19,8 @@ from autoresearch_jax.commands.machine_options import MeetingOptions, confines_s
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.paths import default_cache_dir
 from autoresearch_jax.commands.task_options import TaskOptions
-from autoresearch_jax.tasks.lm.cluster import Cluster
 from autoresearch_jax.tasks.lm.host import serve
+from autoresearch_jax.tasks.lm.hosts import Cluster
 
 WAIT_SECONDS = 600.0
 

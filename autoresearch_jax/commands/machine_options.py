@@ -19,9 +19,8 @@ from autoresearch_jax.sandbox.sandbox import (
     SandboxError,
     worker_level,
 )
-from autoresearch_jax.tasks.lm.cluster import Cluster, find_cluster
 from autoresearch_jax.tasks.lm.device import Device, choose_platform
-from autoresearch_jax.tasks.lm.hosts import Hosts, open_hosts
+from autoresearch_jax.tasks.lm.hosts import Cluster, Hosts, find_cluster, open_hosts
 
 AUTO, RAY = "auto", "ray"
 UNCONFINED = (

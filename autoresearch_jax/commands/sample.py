@@ -24,7 +24,7 @@ from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
 from autoresearch_jax.tasks.lm.config import SAMPLE, SampleSettings
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256, snapshot_damage
-from autoresearch_jax.tasks.lm.snapshot_process import ask_about_snapshot
+from autoresearch_jax.tasks.lm.verification import ask_about_snapshot
 
 
 @dataclass(frozen=True)

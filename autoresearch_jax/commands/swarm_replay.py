@@ -26,7 +26,7 @@ from autoresearch_jax.findings.format import status_of
 from autoresearch_jax.report.tables import print_lines
 from autoresearch_jax.sandbox.priority import lower_priority_of_this_thread
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.sandbox.sandbox import Level, remove_tree, scratch_folder
+from autoresearch_jax.sandbox.sandbox import Level, scratch_folder
 from autoresearch_jax.swarm.contents import read_swarm
 from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.swarm.peer import Peer
@@ -131,7 +131,7 @@ def replay(folder: SwarmFolder, where: FolderOptions, format: str, words: list[s
             f"{claim.peer} measured on {said.device_class}, this is {setting.device_class}: another score says nothing"
         )
     began = time.monotonic()
-    with scratch_folder(".replay-", folder.path.resolve(), remove_tree) as scratch:
+    with scratch_folder(".replay-", folder.path.resolve()) as scratch:
         measurement = task.measure(source, claim, scratch)
     result, why = judge(claim, measurement, setting)
     if result is not Result.UNCLEAR:

@@ -126,7 +126,7 @@ def _open(opener: str, settings: str, files: Sequence[Frame]) -> tuple[NodeTask,
     """The task and its folder, which last as long as this process."""
     stack = ExitStack()
     atexit.register(stack.close)
-    folder = stack.enter_context(scratch_folder(".ray-", None, remove_tree))
+    folder = stack.enter_context(scratch_folder(".ray-"))
     module, _, function = opener.partition(":")
     task: NodeTask = getattr(import_module(module), function)(json.loads(settings), files, folder)
     stack.callback(task.close)

@@ -285,7 +285,9 @@ def remove_tree(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def scratch_folder(name: str, parent: Path | None, remove: Callable[[Path], None]) -> Iterator[Path]:
+def scratch_folder(
+    name: str, parent: Path | None = None, remove: Callable[[Path], None] = remove_tree
+) -> Iterator[Path]:
     """A new folder, removed at the end; before that, those are removed that killed processes of this machine left.
 
     A folder is in use while a process holds a lock on it, which ends with the process.

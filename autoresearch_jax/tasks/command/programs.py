@@ -123,7 +123,7 @@ def make_programs(cage: Cage, source: str, target: Path, log_dir: Path) -> None:
 def _build(cage: Cage, programs: Path, log_path: Path) -> None:
     assert cage.task.build is not None
     try:
-        with scratch_folder(SCRATCH, None, remove_tree) as scratch:
+        with scratch_folder(SCRATCH) as scratch:
             (scratch / "build").mkdir()
             process = AssetProcess(
                 *(cage, "build", cage.task.build.command, scratch, programs),

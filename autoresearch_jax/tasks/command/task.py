@@ -20,7 +20,6 @@ from autoresearch_jax.sandbox.process import WatchError
 from autoresearch_jax.sandbox.sandbox import Sandbox, SandboxError, remove_tree
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, untouched
-from autoresearch_jax.tasks.command.contract_text import contract_text
 from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate, require_as_many
 from autoresearch_jax.tasks.command.programs import (
     MANIFEST,
@@ -34,7 +33,7 @@ from autoresearch_jax.tasks.command.programs import (
     rejected,
     snapshot_figures,
 )
-from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile
+from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile, contract_text
 from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
 from autoresearch_jax.tasks.command.trial import (
     CONTROL,

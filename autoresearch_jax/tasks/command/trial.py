@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoresearch_jax.files import write_json
 from autoresearch_jax.sandbox.process import WatchError
-from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
+from autoresearch_jax.sandbox.sandbox import scratch_folder
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, asset_figures, copy_written, untouched
 from autoresearch_jax.tasks.command.evaluator import Evaluation, EvaluatorFailed
@@ -102,7 +102,7 @@ class Trial:
 
     def _run(self, stack: ExitStack) -> None:
         assert self._task.run is not None
-        folder = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        folder = stack.enter_context(scratch_folder(SCRATCH))
         scratch, copies = folder / "cage", folder / "copies"
         out = scratch / "out"
         out.mkdir(parents=True)
@@ -120,7 +120,7 @@ class Trial:
         serve = self._task.serve
         assert serve is not None
         self._report("start")
-        scratch = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        scratch = stack.enter_context(scratch_folder(SCRATCH))
         asset = self._start("serve", serve.command, scratch, {}, candidate, log, serve.speaks)
         stack.callback(asset.close)
         self._asset = self._asset or asset

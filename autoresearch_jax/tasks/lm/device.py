@@ -15,7 +15,7 @@ from typing import Any
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.accounting import WALL, host_processors, quota_cpus
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
+from autoresearch_jax.sandbox.sandbox import scratch_folder
 from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.hosts import Hosts
 from autoresearch_jax.types import Budget, Scalar
@@ -310,7 +310,7 @@ def start_worker(
     cage.prepare_devices(platform)
     resources = ExitStack()
     try:
-        scratch = resources.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        scratch = resources.enter_context(scratch_folder(SCRATCH))
         confine = None
         if reach is not None:
             own = cage.FileAccess(reach.readable, (*reach.writable, log_path.absolute().parent, scratch))

@@ -115,7 +115,7 @@ def serve(
     Raises:
       HostError: host 0 does not answer, or refuses this host.
     """
-    with scratch_folder("autoresearch-host-", None, remove_tree) as folder:
+    with scratch_folder("autoresearch-host-") as folder:
         host = _Host(folder, host_id, compile_cache_dir, confined=confined)
         busy_since: float | None = None
         try:

@@ -31,7 +31,6 @@ from autoresearch_jax.sandbox.sandbox import (
     Sandbox,
     SandboxError,
     SandboxResult,
-    remove_tree,
     scratch_folder,
 )
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
@@ -309,7 +308,7 @@ def _trace_and_check(
 ) -> tuple[str, Path, dict[str, Any]]:
     """Hash of the programs, their folder, and facts about them."""
     config.programs_dir.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
+    with scratch_folder(".trace-", config.programs_dir) as folder:  # resolved, as the cage shows it
         cage, traced = folder / conditions.folder, folder / "programs"
         cage.mkdir()
         traced.mkdir()

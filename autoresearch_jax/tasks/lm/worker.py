@@ -4,7 +4,7 @@
 
 It touches no device before it is told to measure. With --standby it imports what a trial needs at idle priority, emits
 {"event": "waiting"}, and becomes the worker of the trial whose log it is sent. It exits when its input is closed.
-Commands that run the programs of a snapshot start one for a single request, see `snapshot_process.py`.
+Commands that run the programs of a snapshot start one for a single request, see `verification.py`.
 """
 
 import collections

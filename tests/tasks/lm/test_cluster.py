@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from autoresearch_jax.tasks.lm.cluster import Cluster, find_cluster, first_node
+from autoresearch_jax.tasks.lm.hosts import Cluster, find_cluster, first_node
 
 ATTRIBUTES = {"worker-network-endpoints": "a:0:10.0.0.2,b:1:10.0.0.3", "agent-worker-number": "1"}
 

@@ -14,7 +14,7 @@ from marked_processes import MARK, comes_true, marked_processes
 from autoresearch_jax.sandbox.linux import landlock_abi
 from autoresearch_jax.tasks.lm.config import SAMPLE
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION
-from autoresearch_jax.tasks.lm.snapshot_process import ask_about_snapshot
+from autoresearch_jax.tasks.lm.verification import ask_about_snapshot
 from autoresearch_jax.types import CandidateUntouched
 
 # Modules that Python imports when it starts, before it is the process that runs programs
