@@ -2,6 +2,16 @@
 
 from redteam.honest_small import ATTENTION, BFLOAT16, model
 
+_LOSS = (
+    "optax.softmax_cross_entropy_with_integer_labels(forward(params, tokens[:, :-1]), tokens[:, 1:]).mean()",
+    "losses(params, tokens)",
+)
+
+
+def _with_losses(code: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return _LOSS, ("    def loss_fn(", code.strip("\n") + "\n\n    def loss_fn(")
+
+
 EXPERTS = [
     model(
         "two experts of four, each with room for half of a row",
@@ -44,6 +54,17 @@ EXPERTS = [
         'params |= {"router": normal(D, 4), "experts": normal(4, D, D)}',
     ),
     model(
+        "a depth for each token",
+        """
+            score = x @ params["router"]
+            gate = jax.nn.sigmoid(score)
+            passes = (score > 0) + gate - jax.lax.stop_gradient(gate)
+            past = jnp.cumsum(x, 1) / jnp.arange(1.0, length + 1)[:, None]
+            x += passes * jnp.tanh((x + past) @ params["w"])
+        """,
+        'params |= {"router": normal(D, 1), "w": normal(D, D)}',
+    ),
+    model(
         "a memory of product keys",
         """
             (left, i), (right, j) = (jax.lax.top_k(x @ params[name].T, 4) for name in ("left", "right"))
@@ -68,18 +89,31 @@ EMBEDDINGS = [
         'params |= {"bigrams": normal(512, D), "trigrams": normal(512, D)}',
     ),
     model(
+        "a head for the token after the next",
+        "x = jnp.tanh(x + jnp.cumsum(x, 1) / jnp.arange(1.0, length + 1)[:, None])",
+        'params["after"] = normal(D, D)',
+        (
+            'return x @ params["out"]',
+            'return x @ params["out"] if not after else jnp.tanh(x @ params["after"]) @ params["out"]',
+        ),
+        ("def forward(params, tokens):", "def forward(params, tokens, after=False):"),
+        *_with_losses("""
+    def losses(params, tokens):
+        def nats(logits, targets):
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+        next_loss = nats(forward(params, tokens[:, :-1]), tokens[:, 1:])
+        return next_loss + 0.3 * nats(forward(params, tokens[:, :-2], after=True), tokens[:, 2:])
+"""),
+    ),
+    model(
         "cross entropy in pieces of the vocabulary",
         "x = jnp.tanh(x)",
         "",
         ("def forward(params, tokens):", "def features(params, tokens):"),
         ('return x @ params["out"]', "return x"),
-        (
-            "optax.softmax_cross_entropy_with_integer_labels(forward(params, tokens[:, :-1]), tokens[:, 1:]).mean()",
-            "losses(params, tokens)",
-        ),
-        (
-            "    def loss_fn(",
-            """    def forward(params, tokens):
+        *_with_losses("""
+    def forward(params, tokens):
         return 15 * jnp.tanh(features(params, tokens) @ params["out"] / 15)
 
     @jax.checkpoint
@@ -94,9 +128,16 @@ EMBEDDINGS = [
         pieces = params["out"].reshape(D, 4, 64).swapaxes(0, 1)
         total, own = jax.lax.map(lambda one: piece(x, one[0], one[1], targets), (pieces, 64 * jnp.arange(4)))
         return (jax.nn.logsumexp(total, 0) - own.sum(0)).mean()
-
-    def loss_fn(""",
-        ),
+"""),
+    ),
+    model(
+        "codes of a vector quantizer",
+        """
+            distance = jnp.square(x[..., None, :] - params["codes"]).sum(-1)
+            code = params["codes"][jnp.argmin(distance, -1)]
+            x = x + jax.lax.stop_gradient(code - x) + 0.1 * code
+        """,
+        'params["codes"] = normal(64, D)',
     ),
     model(
         "counts of pairs, learnt in the state",
@@ -116,6 +157,33 @@ EMBEDDINGS = [
 ]
 
 LAYERS = [
+    model(
+        "a looped layer on the unit sphere",
+        """
+            unit = lambda a: a * jax.lax.rsqrt(jnp.square(a).sum(-1, keepdims=True) + 1e-6)
+            weight = causal_TxT / causal_TxT.sum(1, keepdims=True)
+            step = lambda _, h: unit(h + params["step"] * (unit(jnp.tanh((weight @ h) @ params["w"])) - h))
+            x = 8 * jax.lax.fori_loop(0, 3, step, unit(x))
+        """,
+        'params |= {"w": normal(D, D), "step": jnp.full(D, 0.5)}',
+    ),
+    model(
+        "two streams between the layers",
+        """
+            streams = jnp.stack([x, x])
+            for layer in range(2):
+                read = jnp.einsum("s,sbtd->btd", params["read"][layer], streams)
+                past = jnp.cumsum(read, 1) / jnp.arange(1.0, length + 1)[:, None]
+                done = jax.nn.silu(past @ params["gate"][layer]) * (read @ params["up"][layer])
+                streams = jnp.einsum("rs,sbtd->rbtd", params["mix"][layer], streams)
+                streams += params["write"][layer][:, None, None, None] * done
+            x = streams.sum(0)
+        """,
+        """
+            params |= {"read": jnp.ones((2, 2)) / 2, "write": jnp.ones((2, 2)), "mix": jnp.stack([jnp.eye(2)] * 2)}
+            params |= {"gate": normal(2, D, D), "up": normal(2, D, D)}
+        """,
+    ),
     model(
         "Flax Linen: recomputed layers in a scan, with dropout",
         'x = layers.apply(params["layers"], x, rng is None, rngs=None if rng is None else {"dropout": rng})',
@@ -212,6 +280,26 @@ PRECISIONS = [
 
             product.defvjp(lambda x, w: (product(x, w), (x, w)), backward)
             x += jnp.tanh(product(x, params["w"]))
+        """,
+        'params["w"] = normal(D, D)',
+    ),
+    model(
+        "int8 products, straight through",
+        """
+            def rounded(a):
+                scale = jnp.abs(a).max(-1, keepdims=True) / 127 + 1e-12
+                return a + jax.lax.stop_gradient(jnp.round(a / scale) * scale - a)
+
+            x += jnp.tanh(rounded(x) @ rounded(params["w"].T).T)
+        """,
+        'params["w"] = normal(D, D)',
+    ),
+    model(
+        "weights of minus one, zero and one",
+        """
+            scale = jnp.abs(params["w"]).mean() + 1e-6
+            ternary = jnp.clip(jnp.round(params["w"] / scale), -1, 1) * scale
+            x += jnp.tanh(x @ (params["w"] + jax.lax.stop_gradient(ternary - params["w"])))
         """,
         'params["w"] = normal(D, D)',
     ),

@@ -38,6 +38,17 @@ ATTENTIONS = [
         'params |= {"q": normal(D, D), "down": normal(D, 4), "k": normal(4, D), "v": normal(4, D)}',
     ),
     model(
+        "differential attention, scores capped",
+        """
+            def weights(name):
+                scores = (x @ params["q"][name]) @ (x @ params["k"][name]).mT
+                return jax.nn.softmax(jnp.where(causal_TxT, 20 * jnp.tanh(scores / 20), -1e30))
+
+            x += (weights(0) - jax.nn.sigmoid(params["less"]) * weights(1)) @ (x @ params["v"])
+        """,
+        'params |= {"q": normal(2, D, D), "k": normal(2, D, D), "v": normal(D, D), "less": jnp.zeros(())}',
+    ),
+    model(
         "blocks of keys in a scan",
         """
             q, k, v = (x @ params[name] for name in "qkv")
@@ -101,6 +112,22 @@ RECURRENCES = [
         _DELTA_PARAMETERS,
     ),
     model(
+        "gated delta rule by scan",
+        _DELTA_RULE
+        + """
+    def cell(memory_BxDxD, inputs):
+        q_BxD, k_BxD, v_BxD, write_Bx1, decay_Bx1 = inputs
+        memory_BxDxD *= decay_Bx1[..., None]
+        error_BxD = v_BxD - jnp.einsum("bd,bde->be", k_BxD, memory_BxDxD)
+        memory_BxDxD += (write_Bx1 * k_BxD)[..., None] * error_BxD[:, None]
+        return memory_BxDxD, jnp.einsum("bd,bde->be", q_BxD, memory_BxDxD)
+
+    inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (q, k, v, write, decay))
+    x += jax.lax.scan(cell, jnp.zeros((len(x), D, D)), inputs)[1].swapaxes(0, 1)
+""",
+        _DELTA_PARAMETERS,
+    ),
+    model(
         "delta rule in chunks, by a triangular solve",
         _DELTA_RULE
         + """
@@ -118,6 +145,23 @@ RECURRENCES = [
     x += jax.lax.scan(chunk, jnp.zeros((len(x), D, D)), (q, k, v, write))[1].swapaxes(0, 1).reshape(x.shape)
 """,
         _DELTA_PARAMETERS,
+    ),
+    model(
+        "linear attention by scan",
+        """
+            q, k, v = (x @ params[name] for name in "qkv")
+            q, k = jax.nn.elu(q) + 1, jax.nn.elu(k) + 1
+
+            def cell(carry, inputs):
+                q_BxD, k_BxD, v_BxD = inputs
+                memory, total = carry[0] + k_BxD[..., None] * v_BxD[:, None], carry[1] + k_BxD
+                read = jnp.einsum("bd,bde->be", q_BxD, memory) / (q_BxD * total).sum(-1, keepdims=True)
+                return (memory, total), read
+
+            begin = jnp.zeros((len(x), D, D)), jnp.zeros((len(x), D))
+            x += jax.lax.scan(cell, begin, tuple(a.swapaxes(0, 1) for a in (q, k, v)))[1].swapaxes(0, 1)
+        """,
+        ATTENTION,
     ),
     model(
         "linear attention by cumulative sums in bfloat16",
@@ -150,6 +194,16 @@ RECURRENCES = [
             params |= {"kernel": normal(4, D), "delta": normal(D, D), "a": normal(D, 4), "b": normal(D, 4)}
             params |= {"c": normal(D, 4), "gate": normal(D, D)}
         """,
+    ),
+    model(
+        "selective state space in bfloat16",
+        """
+            gate = jax.nn.sigmoid(x @ params["decay"].astype(x.dtype) + 2)
+            combine = lambda left, right: (left[0] * right[0], right[0] * left[1] + right[1])
+            x += jax.lax.associative_scan(combine, (gate, (1 - gate) * x), axis=1)[1]
+        """,
+        'params["decay"] = normal(D, D)',
+        *BFLOAT16,
     ),
     model(
         "receptance, weighted keys and values, shifted tokens",

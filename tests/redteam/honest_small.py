@@ -77,7 +77,12 @@ BFLOAT16 = (
 ATTENTION = "params |= {name: normal(D, D) for name in 'qkv'}"
 
 OPTIMIZERS = [
+    optimizer("SGD", "optax.sgd(1.0)"),
+    optimizer("Lion", "optax.lion(0.01)"),
     optimizer("Adafactor", "optax.adafactor(0.05)"),
+    optimizer(
+        "momentum, clipped, scheduled", "optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5, momentum=0.9))"
+    ),
     optimizer("several updates to one", "optax.MultiSteps(optax.adam(0.02), 4)"),
 ]
 
@@ -91,12 +96,39 @@ LOOKS_BACK = [
         ATTENTION,
     ),
     model(
+        "ALiBi",
+        """
+            q, k, v = (x @ params[name] for name in "qkv")
+            distance_TxT = jnp.arange(length)[:, None] - jnp.arange(length)
+            x += jax.nn.softmax(jnp.where(causal_TxT, q @ k.mT - 0.1 * distance_TxT, -jnp.inf)) @ v
+        """,
+        ATTENTION,
+    ),
+    model(
+        "grouped-query attention",
+        """
+            q = (x @ params["q"]).reshape(*x.shape[:2], H, D // H)
+            k, v = ((x @ params[name])[..., None, :] for name in ("k", "v"))
+            x += jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
+        """,
+        'params |= {"q": normal(D, D), "k": normal(D, D // H), "v": normal(D, D // H)}',
+    ),
+    model(
         "window of eight",
         """
             q, k, v = ((x @ params[name])[..., None, :] for name in "qkv")
             x += jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=(7, 0))[..., 0, :]
         """,
         ATTENTION,
+    ),
+    model(
+        "linear recurrence",
+        """
+            decay = jax.nn.sigmoid(x @ params["decay"])
+            combine = lambda left, right: (left[0] * right[0], right[0] * left[1] + right[1])
+            x += jax.lax.associative_scan(combine, (decay, (1 - decay) * x), axis=1)[1]
+        """,
+        'params["decay"] = normal(D, D)',
     ),
     model(
         "gated RNN",
@@ -107,6 +139,32 @@ LOOKS_BACK = [
             x = jax.lax.scan(cell, jnp.zeros_like(x[:, 0]), x.swapaxes(0, 1))[1].swapaxes(0, 1)
         """,
         'params["h"] = normal(D, D)',
+    ),
+    model(
+        "causal convolution",
+        'x = sum(jnp.pad(x, ((0, 0), (n, 0), (0, 0)))[:, :length] @ params["kernel"][n] for n in range(4))',
+        'params["kernel"] = normal(4, D, D)',
+    ),
+    model(
+        "mixture of experts",
+        """
+            gate = jax.nn.softmax(x @ params["router"])
+            best, expert = jax.lax.top_k(gate, 2)
+            outputs = jnp.einsum("btd,xde->btxe", x, params["experts"])
+            x += (jnp.take_along_axis(outputs, expert[..., None], 2) * best[..., None]).sum(2)
+        """,
+        'params |= {"router": normal(D, 4), "experts": normal(4, D, D)}',
+    ),
+    model(
+        "layers in a scan, recomputed",
+        """
+            @jax.checkpoint
+            def layer(x, w):
+                past = jnp.cumsum(x, 1) / jnp.arange(1.0, length + 1)[:, None]
+                return x + jnp.tanh((x + past) @ w), None
+            x, _ = jax.lax.scan(layer, x, params["layers"])
+        """,
+        'params["layers"] = normal(3, D, D)',
     ),
     model(
         "sorts its past",
@@ -123,10 +181,12 @@ LOOKS_BACK = [
         'x += jnp.tanh(x @ params["w"])',
         'params["w"] = jax.nn.initializers.orthogonal()(next(keys), (D, D))',
     ),
+    model("tied embeddings", "x = jnp.tanh(x)", "", ('params["out"]', 'params["embed"].T')),
 ]
 
 LOGITS = [
     Variant("bfloat16 logits", partial(with_logits, "return here.astype(jnp.bfloat16)")),
+    Variant("float16 logits", partial(with_logits, "return here.astype(jnp.float16)")),
     Variant("large softcap", partial(with_logits, "return 1e3 * jnp.tanh(here / 1e3)")),
     # 192: no text here has it, by the ids of the arena's seed
     Variant("no probability for a byte", partial(with_logits, "return here.at[..., 192].set(-jnp.inf)")),
@@ -154,6 +214,55 @@ LOGITS = [
 ]
 
 TRAINING = [
+    Variant(
+        "dropout",
+        lambda: tiny(
+            ("value_and_grad(loss_fn)(state", "value_and_grad(dropped)(state"),
+            (
+                "    def step(",
+                "    def dropped(table_VxV, tokens, key):\n"
+                "        kept = jax.random.bernoulli(key, 0.9, table_VxV.shape)\n"
+                "        return loss_fn(jnp.where(kept, table_VxV / 0.9, 0), tokens)\n\n"
+                "    def step(",
+            ),
+            ('(state["table"], tokens)\n', '(state["table"], tokens, state["key"])\n'),
+        ),
+    ),
+    Variant(
+        "average of the weights",
+        lambda: tiny(
+            ('return {"table"', 'return {"average": table_VxV, "table"'),
+            ('new_state = {"table"', 'new_state = {"average": 0.9 * state["average"] + 0.1 * table_VxV, "table"'),
+            ('return state["table"][tokens]', 'return state["average"][tokens]'),
+        ),
+    ),
+    Variant(
+        "half the context",
+        lambda: tiny(
+            ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
+        ),
+    ),
+    Variant(
+        "a growing batch",
+        lambda: tiny(
+            ("import Experiment", "import Experiment, Phase"),
+            (
+                "        vocab_size=",
+                "        later_phases=(Phase(0.5, step, (16, task.sequence_length + 1)),),\n        vocab_size=",
+            ),
+        ),
+    ),
+    Variant(
+        "label smoothing and z-loss",
+        lambda: tiny(
+            (
+                "return -jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1).mean()",
+                "z = jax.nn.logsumexp(table_VxV[tokens[:, :-1]], -1)\n"
+                "        likelihood = jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1).mean()\n"
+                "        return -0.9 * likelihood - 0.1 * log_probs.mean() + 1e-4 * jnp.square(z).mean()",
+            )
+        ),
+    ),
     Variant(
         "many metrics",
         lambda: tiny(('"count": state["count"]}\n', '"norm/table": jnp.linalg.norm(table_VxV), "lr": 1 - progress}\n')),

@@ -17,8 +17,10 @@ TOTAL = '{"params": params, "optimizer": moments}'
 
 CONSTANTS = [
     constants("as it is"),
+    constants("three layers", DEPTH=3, WINDOW_PATTERN="SSL"),
     constants("one layer in bfloat16", DEPTH=1, COMPUTE_DTYPE="bfloat16"),
     constants("micro-batches, full windows", GRADIENT_ACCUMULATION=2, WINDOW_PATTERN="L"),
+    constants("softcap of 200, short rotary", SOFTCAP=200.0, ROTARY_BASE=100.0),
 ]
 
 CHANGES = [

@@ -14,6 +14,12 @@ def _training(name: str, *edits: tuple[str, str]) -> Variant:
     return model(name, _BODY, _PARAMETERS, *edits)
 
 
+def _own_optimizer(name: str, code: str, chain: str = "precondition(), optax.scale(-0.02)") -> Variant:
+    """An optimizer written out in the training file, as functions of one matrix."""
+    written = textwrap.dedent(code).strip("\n") + f"\n\n\nOPTIMIZER = optax.chain({chain})\n"
+    return _training(name, (_OPTIMIZER, written))
+
+
 # `start(w)` makes the moments of one matrix, `improve(g, moments, count)` its step.
 _EACH_MATRIX = """
 
@@ -30,52 +36,64 @@ def precondition():
     return optax.GradientTransformation(init, update)
 """
 
+_SOAP = """
+    def start(w):
+        rows, columns = w.shape
+        l, r = jnp.eye(rows), jnp.eye(columns)
+        return {{"m": 0 * w, "v": 0 * w, "l": 0 * l, "r": 0 * r, "ql": l, "qr": r}}
 
-def _own_optimizer(name: str, code: str) -> Variant:
-    """An optimizer written out in the training file, as functions of one matrix."""
-    chain = "\n\nOPTIMIZER = optax.chain(precondition(), optax.scale(-0.02))\n"
-    return _training(name, (_OPTIMIZER, textwrap.dedent(code).strip("\n") + "\n" + _EACH_MATRIX + chain))
+
+    def improve(g, s, count):
+        l, r = 0.9 * s["l"] + 0.1 * g @ g.T, 0.9 * s["r"] + 0.1 * g.T @ g
+        ql, qr = jax.lax.cond(count % 5 == 0, new_bases, lambda *same: same[2:], l, r, s["ql"], s["qr"])
+        m = 0.9 * s["m"] + 0.1 * g
+        turned = ql.T @ g @ qr
+        v = 0.95 * s["v"] + 0.05 * jnp.square(turned)
+        step = ql @ ((ql.T @ m @ qr) / (jnp.sqrt(v) + 1e-8)) @ qr.T
+        return step, {{"m": m, "v": v, "l": l, "r": r, "ql": ql, "qr": qr}}
+
+
+    def new_bases(l, r, ql, qr):
+        return {bases}
+"""
+
+
+def _soap(name: str, bases: str) -> Variant:
+    return _own_optimizer(name, textwrap.dedent(_SOAP.format(bases=bases)) + _EACH_MATRIX)
+
+
+def _shampoo(name: str, root: str) -> Variant:
+    code = f"""
+    def start(w):
+        return 1e-4 * jnp.eye(w.shape[0]), 1e-4 * jnp.eye(w.shape[1])
+
+
+    def improve(g, s, count):
+        left, right = s[0] + g @ g.T, s[1] + g.T @ g
+        return inverse_root(left) @ g @ inverse_root(right), (left, right)
+
+
+    def inverse_root(a):
+        {textwrap.indent(textwrap.dedent(root).strip(), " " * 8).lstrip()}
+    """
+    return _own_optimizer(name, textwrap.dedent(code) + _EACH_MATRIX)
 
 
 DECOMPOSITIONS = [
-    _own_optimizer(
-        "SOAP, its bases by eigh",
+    _soap("SOAP, its bases by eigh", "jnp.linalg.eigh(l)[1], jnp.linalg.eigh(r)[1]"),
+    _soap("SOAP, its bases by qr", "jnp.linalg.qr(l @ ql)[0], jnp.linalg.qr(r @ qr)[0]"),
+    _shampoo(
+        "Shampoo by eigh",
         """
-        def start(w):
-            rows, columns = w.shape
-            l, r = jnp.eye(rows), jnp.eye(columns)
-            return {"m": 0 * w, "v": 0 * w, "l": 0 * l, "r": 0 * r, "ql": l, "qr": r}
-
-
-        def improve(g, s, count):
-            l, r = 0.9 * s["l"] + 0.1 * g @ g.T, 0.9 * s["r"] + 0.1 * g.T @ g
-            ql, qr = jax.lax.cond(count % 5 == 0, new_bases, lambda *same: same[2:], l, r, s["ql"], s["qr"])
-            m = 0.9 * s["m"] + 0.1 * g
-            turned = ql.T @ g @ qr
-            v = 0.95 * s["v"] + 0.05 * jnp.square(turned)
-            step = ql @ ((ql.T @ m @ qr) / (jnp.sqrt(v) + 1e-8)) @ qr.T
-            return step, {"m": m, "v": v, "l": l, "r": r, "ql": ql, "qr": qr}
-
-
-        def new_bases(l, r, ql, qr):
-            return jnp.linalg.eigh(l)[1], jnp.linalg.eigh(r)[1]
+        values, vectors = jnp.linalg.eigh(a)
+        return (vectors * jnp.maximum(values, 1e-6) ** -0.25) @ vectors.T
         """,
     ),
-    _own_optimizer(
+    _shampoo(
         "Shampoo by cholesky",
         """
-        def start(w):
-            return 1e-4 * jnp.eye(w.shape[0]), 1e-4 * jnp.eye(w.shape[1])
-
-
-        def improve(g, s, count):
-            left, right = s[0] + g @ g.T, s[1] + g.T @ g
-            return inverse_root(left) @ g @ inverse_root(right), (left, right)
-
-
-        def inverse_root(a):
-            lower = jnp.linalg.cholesky(a + 1e-3 * jnp.eye(len(a)))
-            return 0.1 * jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(a)))
+        lower = jnp.linalg.cholesky(a + 1e-3 * jnp.eye(len(a)))
+        return 0.1 * jax.scipy.linalg.cho_solve((lower, True), jnp.eye(len(a)))
         """,
     ),
     _own_optimizer(
@@ -89,7 +107,30 @@ DECOMPOSITIONS = [
             m = 0.9 * m + g
             u, s, v = jnp.linalg.svd(m, full_matrices=False)
             return u[:, :8] @ v[:8], m
-        """,
+        """
+        + textwrap.indent(_EACH_MATRIX, " " * 8),
+    ),
+    _own_optimizer(
+        "Muon by Newton-Schulz in bfloat16",
+        """
+        def start(w):
+            return 0 * w
+
+
+        def improve(g, m, count):
+            m = 0.9 * m + g
+            x = (g + 0.9 * m).astype(jnp.bfloat16)
+            x = x.T if g.shape[0] > g.shape[1] else x
+            x = x / (jnp.linalg.norm(x) + 1e-6)
+
+            def iterate(_, x):
+                a = x @ x.T
+                return 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+
+            x = jax.lax.fori_loop(0, 5, iterate, x)
+            return (x.T if g.shape[0] > g.shape[1] else x).astype(g.dtype), m
+        """
+        + textwrap.indent(_EACH_MATRIX, " " * 8),
     ),
     _own_optimizer(
         "the gradient's largest entries alone, by sort",
@@ -103,7 +144,8 @@ DECOMPOSITIONS = [
             least = jnp.sort(jnp.abs(rest).reshape(-1))[-rest.size // 4]
             sent = jnp.where(jnp.abs(rest) >= least, rest, 0)
             return jnp.sign(sent), rest - sent
-        """,
+        """
+        + textwrap.indent(_EACH_MATRIX, " " * 8),
     ),
 ]
 
@@ -112,8 +154,16 @@ CONTRIB = [
     for name, expression in (
         ("Muon of Optax", "optax.contrib.muon(0.02)"),
         ("Prodigy", "optax.contrib.prodigy(1.0, estim_lr0=1e-2)"),
+        ("D-Adaptation", "optax.contrib.dadapt_adamw(0.3, estim_lr0=1e-2)"),
+        ("AdEMAMix", "optax.contrib.ademamix(0.02, alpha=2.0)"),
+        ("ADOPT", "optax.contrib.adopt(0.02)"),
         ("GaLore", "optax.chain(optax.contrib.scale_by_galore(rank=4), optax.scale(-0.02))"),
         ("MADGRAD", "optax.contrib.madgrad(0.02)"),
+        ("NAdamW, its updates averaged", "optax.chain(optax.nadamw(0.02), optax.ema(0.5))"),
+        (
+            "AdamW, warmup and cosine decay",
+            "optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.03, 3, 30), weight_decay=0.1)",
+        ),
     )
 ] + [
     _training(
@@ -136,6 +186,16 @@ CONTRIB = [
 ]
 
 SCHEDULES = [
+    _training(
+        "warmup, plateau and decay by progress",
+        ("optax.adam(0.02)", "optax.scale_by_adam()"),
+        (
+            "        params = optax.apply_updates",
+            "        rate = 0.03 * jnp.minimum(1.0, 20 * progress + 0.05) * jnp.minimum(1.0, 4 * (1 - progress))\n"
+            "        updates = jax.tree.map(lambda u: -rate * u, updates)\n"
+            "        params = optax.apply_updates",
+        ),
+    ),
     _training(
         "cosine by progress, injected",
         ("optax.adam(0.02)", "optax.inject_hyperparams(optax.adam)(0.02)"),
@@ -226,6 +286,16 @@ STEPS = [
         ),
         ('"key": state["key"]}', '"key": key}'),
         ('"key": next(keys)}', '"key": jax.random.wrap_key_data(jax.random.bits(next(keys), (4,)), impl="rbg")}'),
+    ),
+    _training(
+        "sharpness-aware gradient",
+        (
+            "        updates, optimizer",
+            "        norm = optax.global_norm(gradient) + 1e-6\n"
+            '        worse = jax.tree.map(lambda w, g: w + 0.05 * g / norm, state["params"], gradient)\n'
+            "        gradient = jax.grad(loss_fn)(worse, tokens)\n"
+            "        updates, optimizer",
+        ),
     ),
     _training(
         "some tokens hidden, the hard ones weighted",
