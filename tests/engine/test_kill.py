@@ -108,14 +108,19 @@ def test_kills_at_random_moments_lose_nothing(kills: int, experiments: int, nurs
     assert (*bad, toll.orphans) == (0, 0, 0, 0, 0, 0), toll
 
 
-def test_a_signal_ends_the_run_cleanly_and_it_can_go_on(nursery: Nursery, template: Path, tmp_path: Path) -> None:
-    repo, mark = shutil.copytree(template, tmp_path / "repo"), str(tmp_path)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP))]
+)
+def test_a_signal_ends_the_run_cleanly_and_it_can_go_on(
+    number: int, nursery: Nursery, template: Path, tmp_path: Path
+) -> None:
+    repo, mark = shutil.copytree(template, tmp_path / "repo"), f"{tmp_path} {number}"
     order = Order(str(repo), EXPERIMENTS)
     slow = replace(order, trial_seconds=300.0, has_worker=True, variables={MARK: mark})
     pid = nursery.start(slow)
     wait_for_trial(repo)
     sent_at = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, number)
     assert nursery.wait() == 0, log_of(repo)
     assert time.monotonic() - sent_at < 100
     assert orphans(mark) == 0
