@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from repositories import make_repository
+from finished_night import Night
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
@@ -28,46 +28,20 @@ from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.verification import RecordedTrial, verify_snapshot
 from autoresearch_jax.types import Metric, Status
 
-PAGE = """## You may change
-
-| constant | values |
-|---|---|
-| LEARNING_RATE | 1.0 .. 30.0 log |
-
-## Stop when
-
-- 1 experiment
-"""
+SNAPSHOT = "snapshots/0001-0003"  # of experiment 1, which has one trial; the champion, experiment 0, has two
 
 
 @pytest.fixture(scope="module")
-def night(
-    tiny_dataset: Dataset, tiny_source: str, compile_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The folder of a finished run; its repository and its dataset are gone."""
-    place = tmp_path_factory.mktemp("night")
-    data = shutil.copytree(tiny_dataset.folder.parent, place / "data")
-    repo = place / "repo"
-    make_repository(repo, tiny_source, PAGE)
-    arguments = [
-        f"--corpus={tiny_dataset.manifest.corpus}",
-        f"--data_dir={data}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--platform=cpu"),
-        *(f"--compile_cache={compile_cache}", "--nostandby"),
-        "--decision=greedy",  # one trial a program
-        "--seed=0",
-        *(f"--editable={repo / 'train_lib.py'}", f"--program={repo / 'program.md'}"),
-        *(f"--run_dir={place / 'runs'}", "--tag=night"),
-    ]
-    assert main(["run", *arguments]) == 0
-    (place / "runs" / "night").rename(place / "night")
-    repo.rename(place / "gone")
-    data.rename(place / "lost")
-    return place / "night"
+def night(finished: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the folder of a finished run, elsewhere than its repository."""
+    copy = tmp_path_factory.mktemp("night") / "night"
+    shutil.copytree(finished.folder.path, copy, symlinks=True)
+    (copy / "workspace" / ".git").write_text("gitdir: /nowhere\n")
+    return copy
 
 
 def differences(folder: Path) -> list[str]:
-    return verify(RunFolder(folder), None).differences
+    return verify(RunFolder(folder), 1).differences
 
 
 @contextmanager
@@ -87,8 +61,8 @@ def files(*folders: Path) -> list[Path]:
 
 
 def parts(night: Path) -> list[Path]:
-    """Every file that verifying the champion vouches for."""
-    snapshot = night / "snapshots" / "0000-0001"
+    """Every file that verifying experiment 1 vouches for."""
+    snapshot = night / SNAPSHOT
     programs = night / "programs" / json.loads((snapshot / "manifest.json").read_text())["program_hash"]
     texts = [night / "run.json", night / "results.tsv", night / "workspace" / "train_lib.py", hash_file(ledger(night))]
     return [*files(snapshot, night / "eval_bundle", programs), *texts]
@@ -98,32 +72,33 @@ def ledger(night: Path) -> Path:
     return night / "ledger.db"
 
 
-def test_the_folder_alone_gives_the_score_again(night: Path) -> None:
+def test_the_folder_alone_gives_the_score_again(night: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
     code = "import sys; from autoresearch_jax.cli import main; main(sys.argv[1:]); sys.exit('jax' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code, "verify", str(night)], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, "verify", str(night), "--experiment=1"]
+    tiny_dataset.folder.rename(tmp_path / "lost")
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        (tmp_path / "lost").rename(tiny_dataset.folder)
     assert result.returncode == 0, result.stdout + result.stderr
     found = {name: value.strip() for name, value in (line.split(":", 1) for line in result.stdout.splitlines())}
     assert found["verified"] == "yes"
     assert found["val_bpb_then"] == found["val_bpb_now"]
-    assert f"{float(found['val_bpb_now']):.6f}" == (night / "results.tsv").read_text().splitlines()[1].split("\t")[1]
+    assert f"{float(found['val_bpb_now']):.6f}" == (night / "results.tsv").read_text().splitlines()[2].split("\t")[1]
     figures = {"verified", "run", "experiment", "snapshot", "val_bpb_then", "val_bpb_now", "difference"}
     not_ok = {name for name, value in found.items() if value != "ok"} - figures
     assert not_ok == {"verified_trials", "commits"}
     assert found["commits"] == "skipped: no repository of the run at hand"
 
 
-def test_another_experiment_by_tag_as_json(night: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["verify", "night", f"--run_dir={night.parent}", "--experiment=1", "--format=json"]
-    assert main(command) == 0
-    parsed = json.loads(capsys.readouterr().out)
-    assert (parsed["verified"], parsed["experiment"], parsed["difference"], parsed["differences"]) == (True, 1, 0, [])
-    assert parsed["snapshot"].endswith("0001-0002")
-    with changed(night / "snapshots" / "0001-0002" / "tokenizer.json", 9, random.Random(0)):
-        assert main(command) == 1
+def test_an_experiment_by_tag_as_json(night: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with changed(night / SNAPSHOT / "tokenizer.json", 9, random.Random(0)):
+        assert main(["verify", "night", f"--run_dir={night.parent}", "--experiment=1", "--format=json"]) == 1
     parsed = json.loads(capsys.readouterr().out)
     assert (parsed["verified"], parsed["val_bpb_now"], parsed["snapshot_files"]) == (False, None, "differs")
+    assert (parsed["experiment"], parsed["snapshot"]) == (1, str(night / SNAPSHOT))
     (line,) = parsed["differences"]
-    assert line.endswith("0001-0002/tokenizer.json: has been changed: restore it from a copy")
+    assert line.endswith(f"{SNAPSHOT}/tokenizer.json: has been changed: restore it from a copy")
 
 
 @pytest.mark.parametrize("count", [5, pytest.param(None, marks=pytest.mark.slow)])
@@ -150,7 +125,7 @@ def test_files_that_are_gone_and_files_too_many_are_named(night: Path) -> None:
         away.rename(path)
         assert len(found) == 1, (path, found)
         assert found[0].startswith(str(path))
-    for folder in ("snapshots/0000-0001/state", "snapshots/0000-0001", "eval_bundle", "eval_bundle/rows/new"):
+    for folder in (f"{SNAPSHOT}/state", SNAPSHOT, "eval_bundle", "eval_bundle/rows/new"):
         extra = night / folder / "extra"
         extra.parent.mkdir(exist_ok=True)
         extra.write_text("more")
@@ -161,21 +136,19 @@ def test_files_that_are_gone_and_files_too_many_are_named(night: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(night: Path, unhashed: Path) -> None:
-    gone = unhashed / "snapshots" / "0000-0001"
+def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(unhashed: Path) -> None:
+    gone = unhashed / SNAPSHOT
     shutil.rmtree(gone)
-    with closing(Ledger.open(ledger(unhashed))) as book:  # where the snapshot was, there is one
-        (trial,) = book.trials(0)
-        assert trial.snapshot is not None
-    trial.snapshot.parent.mkdir(parents=True)
-    shutil.copytree(night / "snapshots" / "0000-0001", trial.snapshot)
-    report = verify(RunFolder(unhashed), 0)
-    shutil.rmtree(trial.snapshot.parent.parent)
+    with closing(Ledger.open_to_read(ledger(unhashed))) as book:
+        (trial,) = book.trials(1)
+    assert trial.snapshot is not None
+    assert trial.snapshot.is_dir(), "the original's"
+    report = verify(RunFolder(unhashed), 1)
     (line,) = report.differences
     assert line.startswith(
         f"{gone}: is missing: restore it from a copy, or train another like it: `autoresearch trial "
     )
-    assert line.endswith("/copy:0`")
+    assert line.endswith("/copy:1`")
     assert report.checks["snapshot_files"] == "differs"
     assert report.figures["val_bpb_now"] is None
 
@@ -275,17 +248,18 @@ def test_a_ledger_that_sqlite_cannot_read_is_named_with_its_damage(
 @pytest.mark.slow
 def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unhashed: Path) -> None:
     book = Ledger.open(ledger(unhashed))
-    baseline = book.experiment(0)
-    intent = Intent(Kind.PROPOSAL, book.source(0), baseline.constants, "shorter", parent=0)
+    measured = book.experiment(1)
+    intent = Intent(Kind.PROPOSAL, book.source(1), measured.constants, "shorter", parent=1)
     number = book.begin_experiment(intent).id
-    book.set_program(number, str(baseline.program_hash))
+    book.set_program(number, str(measured.program_hash))
     reason = "a proven refactoring"
-    book.conclude(number, Status.DUPLICATE, baseline.score, Action.KEEP, reason, None, 0.1)
+    book.conclude(number, Status.DUPLICATE, measured.score, Action.KEEP, reason, None, 0.1)
+    (unhashed / "workspace" / "train_lib.py").write_text(book.source(1))
     write_results(unhashed / "results.tsv", book, Metric("val_bpb"))
     book.close()
     report = verify(RunFolder(unhashed), None)
     assert report.differences == []
-    assert (report.figures["experiment"], report.figures["measured_as"], report.figures["difference"]) == (2, 0, 0)
+    assert (report.figures["experiment"], report.figures["measured_as"], report.figures["difference"]) == (2, 1, 0)
 
 
 def test_a_score_that_was_written_over_is_found_by_scoring_again(unhashed: Path) -> None:
@@ -295,7 +269,7 @@ def test_a_score_that_was_written_over_is_found_by_scoring_again(unhashed: Path)
         connection.execute(f"UPDATE {table} SET {column} = {column} - 1e-9 WHERE id = (SELECT min(id) FROM {table})")
     connection.commit()
     connection.close()
-    (line,) = differences(unhashed)
+    (line,) = verify(RunFolder(unhashed), None).differences
     assert f"{unhashed / 'snapshots' / '0000-0001'}: scores " in line
     assert "not equal to the last digit" in line
 
@@ -355,7 +329,7 @@ def test_a_machine_that_runs_no_program_is_no_difference(
     night: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag=1")
-    assert main(["verify", "night", f"--run_dir={night.parent}", "--experiment=0"]) == 1
+    assert main(["verify", "night", f"--run_dir={night.parent}", "--experiment=1"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "Unknown flag in XLA_FLAGS" in said.err
