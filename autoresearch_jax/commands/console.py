@@ -104,78 +104,49 @@ def notices_of(command: str) -> Callable[[str], None]:
 print_notice = notices_of("run")
 
 
-class TrialProgress:
-    """Shows what a task reports while a trial runs.
+class LiveLine:
+    """A line about the trial that runs, as a task reports; one trial after the other.
 
-    As a context manager it takes its line away at the end. On a terminal one line is rewritten; elsewhere a line is
-    printed now and then.
+    On a terminal it is rewritten, and taken away by `close`; elsewhere a line is printed now and then. A terminal that
+    is gone disturbs nothing.
     """
 
     def __init__(self, prefix: str = "", stream: TextIO | None = None) -> None:
-        self.prefix = prefix
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
-        self._pause = LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS
+        self._shown = False
+        self.show(prefix)
+
+    def show(self, prefix: str) -> None:
+        """Begins a line for the next trial."""
+        self.close()
+        self.prefix = prefix
         self._last_line = 0.0 if self._live else time.monotonic()
         self._phase: Scalar = None
-        self._shown = False
 
-    def __call__(self, report: Mapping[str, Scalar]) -> None:
+    def progress(self, report: Mapping[str, Scalar]) -> None:
+        """Shows how far the trial is."""
         now = time.monotonic()
         is_new_phase = self._live and report.get("phase") != self._phase
-        if now - self._last_line < self._pause and not is_new_phase:
+        if now - self._last_line < (LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS) and not is_new_phase:
             return
         self._last_line = now
         self._phase = report.get("phase")
         line = self.prefix + describe_report(report)
         # a line that wraps could not be taken back
-        self._stream.write(f"{CLEAR_LINE}{line[: terminal_size(self._stream)[0] - 1]}" if self._live else f"{line}\n")
-        self._stream.flush()
+        self._write(f"{CLEAR_LINE}{line[: terminal_size(self._stream)[0] - 1]}" if self._live else f"{line}\n")
         self._shown = True
 
-    def __enter__(self) -> "TrialProgress":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Takes the line away."""
+        """Takes the line away until the next report."""
         if self._live and self._shown:
             self._shown = False
-            self._stream.write(CLEAR_LINE)
+            self._write(CLEAR_LINE)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
             self._stream.flush()
-
-
-class LiveLine:
-    """The live line of one trial after the other."""
-
-    def __init__(self) -> None:
-        self._progress: TrialProgress | None = None
-
-    def show(self, prefix: str) -> None:
-        """Begins a line for the next trial."""
-        self.close()
-        self._progress = TrialProgress(prefix)
-
-    def rename(self, prefix: str) -> None:
-        """Gives the line that is there another beginning."""
-        if self._progress is None:
-            self.show(prefix)
-        else:
-            self._progress.prefix = prefix
-
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """Shows how far the trial is."""
-        if self._progress is not None:
-            with suppress(OSError):  # the terminal is gone
-                self._progress(report)
-
-    def close(self) -> None:
-        """Takes the live line away until the next report."""
-        if self._progress is not None:
-            with suppress(OSError):
-                self._progress.close()
 
 
 class AuditLine(LiveLine):

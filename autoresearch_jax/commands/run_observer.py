@@ -56,12 +56,7 @@ class RunObserver:
     def __init__(
         self, folder: RunFolder, ledger: Ledger, metric: Metric, command: str = "run", stream: TextIO | None = None
     ) -> None:
-        """Shows nothing yet; the ledger is the run's.
-
-        Args:
-          command: that is called, which begins each notice.
-          stream: for the lines of experiments; standard output by default.
-        """
+        """Shows nothing yet; the ledger is the run's."""
         self._command = command
         self._stream = sys.stdout if stream is None else stream
         self._file = LiveWriter(folder)
@@ -155,7 +150,7 @@ class ExperimentLine:
     def progress(self) -> None:
         """Shows how far the trial is."""
         if running := self._running():
-            self._line.rename(_prefix(running))
+            self._line.prefix = _prefix(running)
             self._line.progress(running[0].report)
 
     def ends(self) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.assets.merging import known_constants
-from autoresearch_jax.commands.console import TrialProgress, say
+from autoresearch_jax.commands.console import LiveLine, say
 from autoresearch_jax.commands.folder_options import TrialFolderOptions
 from autoresearch_jax.commands.options import (
     MAX_SEED,
@@ -274,10 +274,10 @@ def measure_once(
     task: Task, source: str, seed: int, snapshot_dir: Path, log_dir: Path, on_progress: ProgressCallback
 ) -> Measurement:
     """Prepares and measures a source; a refusal is a measurement too, without a score."""
-    with TrialProgress() as show:
+    with closing(LiveLine()) as line:
 
         def progress(report: Mapping[str, Scalar]) -> None:
-            show(report)
+            line.progress(report)
             on_progress(report)
 
         progress({"phase": "prepare"})

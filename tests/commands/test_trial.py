@@ -14,7 +14,7 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress
+from autoresearch_jax.commands.console import CLEAR_LINE, LiveLine
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.report.progress import describe_report
 from autoresearch_jax.sandbox.linux import landlock_abi
@@ -252,9 +252,9 @@ def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
 def test_the_live_line_stays_one_line_and_goes_away() -> None:
     driver, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 40))
-    with open(terminal, "w") as stream, TrialProgress("try 1: ", stream) as progress:
-        progress({"phase": "prepare"})
-        progress({"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25})
+    with open(terminal, "w") as stream, closing(LiveLine("try 1: ", stream)) as line:
+        line.progress({"phase": "prepare"})
+        line.progress({"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25})
     written = ""
     while written.count(CLEAR_LINE) < 3:  # what is written arrives in pieces
         written += os.read(driver, 10_000).decode()
@@ -264,7 +264,7 @@ def test_the_live_line_stays_one_line_and_goes_away() -> None:
 
 
 def test_where_there_is_no_terminal_lines_are_few(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as stream, TrialProgress(stream=stream) as progress:
+    with (tmp_path / "log").open("w") as stream, closing(LiveLine(stream=stream)) as line:
         for step in range(1000):
-            progress({"phase": "train", "step": step})
+            line.progress({"phase": "train", "step": step})
     assert (tmp_path / "log").read_text() == ""
