@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.commands.console import drop_output, print_notice
@@ -33,7 +34,7 @@ from autoresearch_jax.commands.proposers import (
 from autoresearch_jax.commands.run_flags import flags_to_keep, require_began_with
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.run_options import RunOptions
-from autoresearch_jax.commands.swarm_beside import open_background, require_swarm
+from autoresearch_jax.commands.swarm_beside import open_background
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -55,6 +56,7 @@ from autoresearch_jax.report.tables import format_lines, print_experiments, prin
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
 from autoresearch_jax.snapshots.retention import Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
+from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.types import Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
@@ -67,7 +69,7 @@ def run(options: Options, arguments: list[str]) -> int:
     if options.tensorboard:
         require_tensorboard()
     if options.swarm:
-        require_swarm(options.where)
+        SwarmFolder(Path(options.where.run_dir)).read_settings()  # refuses a folder without `swarm join`
     proposer = options.proposer.settings(options.where, os.environ, swarm=options.swarm)
     if options.lineages > 1:
         return run_lineages(options, options.lineages, adopts=proposer.tries_findings)

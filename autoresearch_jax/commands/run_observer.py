@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from autoresearch_jax.commands.console import PLAIN_TERMINALS, LiveLine, PatientTerminal, say
 from autoresearch_jax.commands.live_block import LiveBlock
@@ -18,38 +18,6 @@ from autoresearch_jax.report.tables import format_experiment
 from autoresearch_jax.types import Metric, Scalar
 
 
-class Screen(Protocol):
-    """Where a run shows what it is at: it asks what runs, and is told when that has changed."""
-
-    def begins(self) -> None:
-        """An experiment is prepared, or a trial begins."""
-        ...
-
-    def progress(self) -> None:
-        """A trial has come further; in any thread."""
-        ...
-
-    def ends(self) -> None:
-        """An experiment is over."""
-        ...
-
-    def waits(self, waiting: Waiting | None) -> None:
-        """What is waited for; None where the run goes on."""
-        ...
-
-    def service(self, down: Waiting | None) -> None:
-        """A service that the run goes on without; None where it answers; in any thread."""
-        ...
-
-    def say(self, lines: Sequence[str], stream: TextIO) -> None:
-        """Prints lines that stay; in any thread."""
-        ...
-
-    def close(self) -> None:
-        """Takes away what should not stay."""
-        ...
-
-
 class RunObserver:
     """Prints a line an experiment and each notice, shows what the run is at, and keeps live.json up to date."""
 
@@ -60,7 +28,7 @@ class RunObserver:
         self._command = command
         self._stream = sys.stdout if stream is None else stream
         self._file = LiveWriter(folder)
-        self._screen: Screen = ExperimentLine(lambda: self._file.running)
+        self._screen: ExperimentLine | LiveBlock = ExperimentLine(lambda: self._file.running)
         if sys.stderr.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
             with suppress(OSError):  # such as the terminal of another user, after `su`
                 self._screen = LiveBlock(PatientTerminal(sys.stderr), ledger, metric, lambda: self._file.running)

@@ -76,15 +76,6 @@ def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
     return words, ledger.source(summary.champion.id)
 
 
-def require_swarm(where: FolderOptions) -> None:
-    """Refuses `run --swarm` in a folder without `swarm join`.
-
-    Raises:
-      SwarmError: this folder is no peer's.
-    """
-    SwarmFolder(Path(where.run_dir)).read_settings()
-
-
 def open_background(
     where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]
 ) -> tuple[BackgroundPeer, Claims]:

@@ -135,57 +135,29 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
     return status, captured.err.strip()
 
 
-def test_no_tag(place, capsys):
+def test_a_tag_that_is_missing_unknown_or_no_branch_name(place, capsys):
     status, line = failing(["run"], capsys)
     assert (status, line.startswith("autoresearch run: --tag is missing: ")) == (2, True)
-
-
-@pytest.mark.parametrize("command", ["status", "results"])
-def test_no_runs(place, capsys, command):
-    status, line = failing([command], capsys)
-    assert status == 2
-    assert line.startswith(f"autoresearch {command}: --run_dir=./runs: no runs there: ")
-
-
-@pytest.mark.parametrize("command", ["status", "results"])
-def test_no_such_run(place, capsys, command):
-    expected = f"autoresearch {command}: runs/gone/ledger.db: no ledger there; check --tag and --run_dir"
-    assert failing([command, "--tag=gone"], capsys) == (1, expected)
-
-
-def test_a_tag_that_is_no_branch_name(place, capsys):
+    for command in ("status", "results"):
+        status, line = failing([command], capsys)
+        assert status == 2
+        assert line.startswith(f"autoresearch {command}: --run_dir=./runs: no runs there: ")
+        expected = f"autoresearch {command}: runs/gone/ledger.db: no ledger there; check --tag and --run_dir"
+        assert failing([command, "--tag=gone"], capsys) == (1, expected)
     status, line = failing(["run", "--tag=a b"], capsys)
     assert status == 2
-    assert line == (
-        "autoresearch run: --tag=a b: git takes no branch of that name: use letters, digits, '-' and '_', "
-        "such as --tag=nov20"
-    )
+    assert line.startswith("autoresearch run: --tag=a b: git takes no branch of that name: use letters, digits, ")
     assert not (place / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("page", "status", "says"),
-    [
-        (
-            PROGRAM.replace("DEPTH", "DEEP"),
-            1,
-            "program.md:12: no constant DEEP in the editable file; there are: LR, DEPTH, PATTERN, FAULT",
-        ),
-        (
-            "## Goal\n\nLower it.\n",
-            2,
-            'program.md: no table of constants under "You may change", which --proposer=constants needs',
-        ),
-        (
-            PROGRAM.replace("8 experiments", "lost <= 0.5"),
-            1,
-            'program.md: "Stop when" names lost, but the metric is loss',
-        ),
-    ],
-)
-def test_a_page_that_no_run_can_follow(place, capsys, page, status, says):
-    (place / "program.md").write_text(page)
-    assert failing(["run", "--tag=night", "--proposer=constants"], capsys) == (status, f"autoresearch run: {says}")
+def test_a_page_that_no_run_can_follow(place, capsys):
+    for page, status, says in (
+        ("## Goal\n\nLower it.\n", 2, 'no table of constants under "You may change", which --proposer=constants needs'),
+        (PROGRAM.replace("8 experiments", "lost <= 0.5"), 1, '"Stop when" names lost, but the metric is loss'),
+    ):
+        (place / "program.md").write_text(page)
+        found = failing(["run", "--tag=night", "--proposer=constants"], capsys)
+        assert found == (status, f"autoresearch run: program.md: {says}")
     assert Made.task.measured == []
 
 

@@ -92,52 +92,48 @@ def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
     assert brief.index("Do not run, commit, log or reset anything") < brief.index("## Setup\n\nA branch.")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "--proposer=command needs --agent_command='...', the line of shell that starts your agent"),
-        (("--agent_command=no-such-agent --yes",), "--agent_command: no-such-agent: no such program: install it"),
-        (("--agent_command=./untracked.sh",), "--agent_command: ./untracked.sh is not in the repository beside train_"),
-        (("--agent_command=sh 'x",), "--agent_command: sh 'x: no line of shell: "),
-        (
-            ("--agent_command=true", "--brief_tokens=900"),
-            "--brief_tokens=900: the contract, program.md and train_lib.py take 3",
-        ),
-    ],
-)
-def test_what_is_refused_before_anything_is_measured(place, capsys, arguments, words):
-    assert run(*arguments) == 2
+def refused(capsys, *arguments: str, **given: str) -> str:
+    """The line by which a run is refused before anything is measured."""
+    capsys.readouterr()
+    assert run(*arguments, **given) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith(f"autoresearch run: {words}")
     assert errors.count("\n") == 1
-    assert not (place / "runs/night/logs").exists()
+    assert not Path("runs/night/logs").exists()
+    return errors.removeprefix("autoresearch run: ")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("timeout 60 no-such-agent", "env A=1 no-such-agent", "cd . && no-such-agent", "nice no-such-agent"),
-        *("sh no-such.sh", "python3 no-such.py", "./no_interpreter.sh", "./agent.sh && no-such-agent"),
-    ],
-)
-def test_a_program_that_only_a_start_finds_missing(place, capsys, command):
+def test_what_is_refused_before_anything_is_measured(place, capsys):
+    assert refused(capsys).startswith("--proposer=command needs --agent_command='...', the line of shell that starts")
+    for command, words in (
+        ("no-such-agent --yes", "no-such-agent: no such program: install it"),
+        ("./untracked.sh", "./untracked.sh is not in the repository beside train_"),
+        ("sh 'x", "sh 'x: no line of shell: "),
+    ):
+        assert refused(capsys, f"--agent_command={command}").startswith(f"--agent_command: {words}")
+    said = refused(capsys, "--agent_command=true", "--brief_tokens=900")
+    assert said.startswith("--brief_tokens=900: the contract, program.md and train_lib.py take 3")
+
+
+def test_a_program_that_only_a_start_finds_missing(place, capsys):
     (place / "no_interpreter.sh").write_text("#!/usr/bin/env no-such-agent\n")
     (place / "no_interpreter.sh").chmod(0o755)
     git(place, "add", "no_interpreter.sh")
     git(place, "commit", "-qm", "more")
-    assert run(f"--agent_command={command}") == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(f"autoresearch run: --agent_command: {command}: exited with status ")
-    assert "no-such" in errors.removeprefix(f"autoresearch run: --agent_command: {command}")
-    assert errors.count("\n") == 1
-    assert not (place / "runs").exists()
+    for command in (
+        *("timeout 60 no-such-agent", "cd . && no-such-agent", "sh no-such.sh"),
+        *("./no_interpreter.sh", "./agent.sh && no-such-agent"),
+    ):
+        errors = refused(capsys, f"--agent_command={command}")
+        assert errors.startswith(f"--agent_command: {command}: exited with status ")
+        assert "no-such" in errors.removeprefix(f"--agent_command: {command}")
+        assert not (place / "runs").exists()
 
 
-@pytest.mark.parametrize("quote", ["'", '"'])
-def test_quotes_in_a_flag_file_are_no_shell_s(place, capsys, quote):
-    (place / "my.flags").write_text(f"--agent_command={quote}sh agent.sh{quote}\n")
-    assert run("--flagfile=my.flags") == 2
-    assert "the quotes make one word of it: leave them out, as a flag file needs none" in capsys.readouterr().err
+def test_quotes_in_a_flag_file_are_no_shell_s(place, capsys):
+    for quote in ("'", '"'):
+        (place / "my.flags").write_text(f"--agent_command={quote}sh agent.sh{quote}\n")
+        said = refused(capsys, "--flagfile=my.flags")
+        assert "the quotes make one word of it: leave them out, as a flag file needs none" in said
     (place / "my.flags").write_text("--agent_command=sh agent.sh\n")
     assert run("--flagfile=my.flags") == 0
 
@@ -188,68 +184,39 @@ def _no_keys(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(
-    ("proposer", "arguments", "words"),
-    [
-        ("gemini", (), "--proposer=gemini needs a key in GEMINI_API_KEY, or --gemini_vertex_project with "),
-        (
-            "gemini",
-            ("--agent_command=true",),
-            "--agent_command is called by --proposer=command or hybrid, not by gemini",
-        ),
-        (
-            "hybrid",
-            ("--agent_command=true", "--max_dollars=1"),
-            "--max_dollars limits what a Gemini model takes: what ",
-        ),
-        (
-            "constants",
-            ("--max_dollars=1",),
-            "--max_dollars limits what a Gemini model takes, and --proposer=constants asks none",
-        ),
-        (
-            "gemini",
-            ("--gemini_base_url=http://127.0.0.1:9", "--max_dollars=0.1"),
-            "--max_dollars=0.1: 0.0000 are spent, and the next request may cost 0.12",
-        ),
-        (
-            "hybrid",
-            ("--gemini_base_url=http://127.0.0.1:9", "--max_requests=0"),
-            "--max_requests=0: 0 were sent, so nothing would be asked: raise it",
-        ),
-        ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
-        ("replay", ("--replay=evening",), "--replay=evening: no run of that tag in ./runs, nor a run's folder"),
-        ("hybrid", ("--categories=data,Constants",), "--categories: 'constants' is a mark of the ledger's own"),
-        (
-            "gemini",
-            ("--gemini_base_url=http://127.0.0.1:9", "--gemini_model=mine", "--max_dollars=1"),
-            "--max_dollars=1: the price of mine is not known: give it, --model_price=IN,OUT",
-        ),
-    ],
+SERVICE = "--gemini_base_url=http://127.0.0.1:9"
+REFUSED = (
+    ("gemini", (), "--proposer=gemini needs a key in GEMINI_API_KEY, or --gemini_vertex_project with "),
+    ("gemini", ("--agent_command=true",), "--agent_command is called by --proposer=command or hybrid, not by gemini"),
+    ("hybrid", ("--agent_command=true", "--max_dollars=1"), "--max_dollars limits what a Gemini model takes: what "),
+    (
+        "constants",
+        ("--max_dollars=1",),
+        "--max_dollars limits what a Gemini model takes, and --proposer=constants",
+    ),
+    ("gemini", (SERVICE, "--max_dollars=0.1"), "--max_dollars=0.1: 0.0000 are spent, and the next request may cost 0"),
+    ("hybrid", (SERVICE, "--max_requests=0"), "--max_requests=0: 0 were sent, so nothing would be asked: raise it"),
+    ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
+    ("replay", ("--replay=evening",), "--replay=evening: no run of that tag in ./runs, nor a run's folder"),
+    ("hybrid", ("--categories=data,Constants",), "--categories: 'constants' is a mark of the ledger's own"),
+    (
+        "gemini",
+        (SERVICE, "--gemini_model=mine", "--max_dollars=1"),
+        "--max_dollars=1: the price of mine is not known: give it, --model_price=IN,OUT",
+    ),
 )
-def test_what_is_refused_of_other_proposers(place, capsys, proposer, arguments, words):
-    assert run(*arguments, proposer=proposer) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(f"autoresearch run: {words}")
-    assert errors.count("\n") == 1
-    assert not (place / "runs/night/logs").exists()
 
 
-@pytest.mark.parametrize(
-    ("proposer", "arguments", "says"),
-    [
-        (
-            "gemini",
-            ("--gemini_base_url=http://127.0.0.1:9", "--gemini_model=mine"),
-            "the price of mine is not known",
-        ),
-        ("command", ("--agent_command=true",), "what --agent_command costs is not known"),
-    ],
-)
-def test_dollars_of_the_page_need_a_price(place, capsys, proposer, arguments, says):
+def test_what_is_refused_of_other_proposers(place, capsys):
+    for proposer, arguments, words in REFUSED:
+        assert refused(capsys, *arguments, proposer=proposer).startswith(words)
+    # dollars of the page need a price
     (place / "program.md").write_text(PROGRAM.replace("8 experiments", "20 dollars"))
-    assert run(*arguments, proposer=proposer) == 2
-    assert capsys.readouterr().err.startswith(f'autoresearch run: program.md: "20 dollars": {says}')
+    for proposer, arguments, words in (
+        ("gemini", (SERVICE, "--gemini_model=mine"), "the price of mine is not known"),
+        ("command", ("--agent_command=true",), "what --agent_command costs is not known"),
+    ):
+        assert refused(capsys, *arguments, proposer=proposer).startswith(f'program.md: "20 dollars": {words}')
 
 
 def test_a_model_that_is_not_there_is_said_in_the_services_words_before_anything_is_measured(place, capsys):
@@ -338,18 +305,12 @@ def test_a_recorded_run_is_replayed_by_its_tag_and_by_its_folder(place, capsys):
     assert substance(ledgers[0]) == substance(ledgers[1]) == substance(ledgers[2])
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_a_program_is_found_whatever_quotes_come_after_it_and_what_only_the_shell_can_know_is_left_to_it(place):
+    for command in (
         *("if true; then x; fi", "$AGENT go", "(x)", "A=1 B=2 x", "exec x", '"$X" y', "{ x; }", "x () { y; }; x"),
         *("trap '' TERM; x", "command x", "$AGENT # it's fine", "read X <<E\nit's\nE"),
-    ],
-)
-def test_what_only_the_shell_can_know_is_left_to_it(place, command):
-    assert missing_command(command, place / "train_lib.py", {"PATH": ""}) is None
-
-
-def test_a_program_is_found_whatever_quotes_come_after_it(place):
+    ):
+        assert missing_command(command, place / "train_lib.py", {"PATH": ""}) is None, command
     editable, path = place / "train_lib.py", {"PATH": "/usr/bin:/bin"}
     assert missing_command("sed p # it's fine", editable, path) is None
     missing = missing_command("no-such-agent # it's fine", editable, path)

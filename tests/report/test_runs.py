@@ -21,9 +21,10 @@ from autoresearch_jax.types import Measurement, Status
 FIELDS = ["tag", "when", "experiments", "champion", "state"]
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one night, trials by hand that are later, a ledger that is none, and other files."""
+    tmp_path = tmp_path_factory.mktemp("runs")
     write_night(tmp_path / "a/deep", 3)
     write_night(tmp_path / "night", 8)
     with closing(Ledger.open(tmp_path / "trials/ledger.db")) as ledger:

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
 from fakes import SOURCE
 from hand_runs import DEEP, NIGHT, TRY, Cut, Made, edit
 
@@ -59,30 +58,21 @@ def test_check_before_the_run_begins_has_the_constants_that_it_would_begin_with(
     assert (status, "--set DEPTH=5: this run began with 3" in said) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("text", "outcome", "says"),
-    [
+def test_check_says_why_a_text_would_not_be_measured_and_what_an_optimizer_would_lose(begun, call):
+    for text, outcome, says in (
         ("LR = = 1\n", "rejected", "SyntaxError"),
         (SOURCE + "# more\n", "duplicate", "it changes nothing"),
         (SOURCE.replace('"none"', '"reject"'), "rejected", "no build"),
         (SOURCE + f'DATA = "{"x" * 9000}"\n', "rejected", "--max_literal_bytes"),
-    ],
-)
-def test_check_says_why_a_text_would_not_be_measured(begun, call, text, outcome, says):
-    Path("other.py").write_text(text)
-    status, found, _ = call("check", "--tag=night", "--format=json", "other.py")
-    assert (status, found["outcome"], found["file"]) == (4, outcome, "other.py")
-    assert says in found["reason"]
-
-
-@pytest.mark.parametrize(
-    ("words", "remedy"), [((*TRY, "--file=gone.py"), "--file"), (("check", "gone.py"), "behind `check`")]
-)
-def test_a_file_that_is_not_there_is_named_the_command_s_own_way(call, words, remedy):
-    status, _, said = call(*words)
-    assert status == 1
-    assert "gone.py: No such file or directory: name the training file" in said
-    assert remedy in said
+    ):
+        Path("other.py").write_text(text)
+        status, found, _ = call("check", "--tag=night", "--format=json", "other.py")
+        assert (status, found["outcome"], found["file"]) == (4, outcome, "other.py")
+        assert says in found["reason"]
+    edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
+    status, found, _ = call("check", "--tag=night", "--format=json")
+    assert (status, found["outcome"]) == (0, "ok")
+    assert "DEPTH is 99 now" in found["objection"]
 
 
 def test_check_shows_the_score_of_the_same_program_as_results_do(begun, call, capsys):
@@ -94,13 +84,6 @@ def test_check_shows_the_score_of_the_same_program_as_results_do(begun, call, ca
     assert f"with {shown})" in reason
     Path("BRIEF.md").touch()
     assert f"with {shown})" not in call("check", "--tag=night", "--format=json")[1]["reason"]
-
-
-def test_check_tells_what_an_optimizer_would_lose(begun, call):
-    edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
-    status, found, _ = call("check", "--tag=night", "--format=json")
-    assert (status, found["outcome"]) == (0, "ok")
-    assert "DEPTH is 99 now" in found["objection"]
 
 
 def test_brief_is_the_page_of_the_next_experiment(begun, call, capsys):

@@ -41,24 +41,21 @@ def test_the_first_try_begins_the_run_and_a_keep_is_a_commit(place, call):
         assert [ledger.source(number) for number in (0, 1)] == [SOURCE, DEEP]
 
 
-@pytest.mark.parametrize(
-    ("text", "status", "outcome"),
-    [
-        (SOURCE.replace("DEPTH = 4", "DEPTH = 2"), 3, "discard"),
-        (SOURCE + "# a comment\n", 3, "duplicate"),
-        (SOURCE.replace('"none"', '"reject"'), 4, "rejected"),
-        (SOURCE.replace('"none"', '"crash"'), 4, "crash"),
-    ],
-)
-def test_the_exit_status_says_what_came_of_it(begun, call, text, status, outcome):
-    edit(text)
-    found = call(*TRY)
-    assert (found[0], found[1]["outcome"]) == (status, outcome)
-    assert found[1]["reason"]
-    assert call("status", "--tag=night", "--why=1", "--format=json")[1]["outcome"] == outcome
-
-
-def test_lines_for_people_have_the_reason(begun, capsys):
+def test_the_exit_status_says_what_came_of_it_and_lines_for_people_have_the_reason(begun, call, capsys):
+    for number, (text, status, outcome) in enumerate(
+        [
+            (SOURCE.replace("DEPTH = 4", "DEPTH = 2"), 3, "discard"),
+            (SOURCE + "# a comment\n", 3, "duplicate"),
+            (SOURCE.replace('"none"', '"reject"'), 4, "rejected"),
+            (SOURCE.replace('"none"', '"crash"'), 4, "crash"),
+        ],
+        start=1,
+    ):
+        edit(text)
+        found = call(*TRY)
+        assert (found[0], found[1]["outcome"]) == (status, outcome)
+        assert found[1]["reason"]
+        assert call("status", "--tag=night", f"--why={number}", "--format=json")[1]["outcome"] == outcome
     edit(DEEP)
     assert cli.main(["try", "--tag=night", "--hypothesis=deeper"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
@@ -67,7 +64,10 @@ def test_lines_for_people_have_the_reason(begun, capsys):
     assert lines["loss"].strip().startswith("1.5")
 
 
-def test_what_is_no_python_is_answered_at_once_and_is_no_experiment(begun, call):
+def test_what_is_no_python_or_unchanged_is_answered_at_once_and_is_no_experiment(begun, call):
+    status, _, said = call(*TRY)
+    assert status == 1
+    assert "train_lib.py: is the text of experiment 0, to the last character: change it first" in said
     edit("LR = = 1\n")
     status, found, _ = call(*TRY)
     assert (status, found["outcome"], found["experiment"]) == (4, "rejected", None)
@@ -126,18 +126,21 @@ def test_a_change_of_the_committed_text_leaves_the_run_its_own_constants(place, 
         assert ledger.source(1) == SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3")
 
 
-def test_the_file_of_a_task_of_a_command_is_told_of(call):
+def test_nothing_waits_for_a_run_that_has_not_begun_and_a_missing_file_is_named(call):
+    edit(DEEP)
+    status, _, said = call(*TRY, "--no_wait")
+    assert status == 2
+    assert "runs/night has not begun" in said
+    for words, remedy in (((*TRY, "--file=gone.py"), "--file"), (("check", "gone.py"), "behind `check`")):
+        status, _, said = call(*words)
+        assert (status, remedy in said) == (1, True)
+        assert "gone.py: No such file or directory: name the training file" in said
     Path("train_lib.py").unlink()
     assert "task.toml" not in call(*TRY)[2]
-    Path("task.toml").touch()
+    Path("task.toml").touch()  # that of a task of a command is told of
     status, _, said = call(*TRY)
     assert (status, "task.toml is here: with --task=command" in said) == (1, True)
-
-
-def test_nothing_was_changed(begun, call):
-    status, _, said = call(*TRY)
-    assert status == 1
-    assert "train_lib.py: is the text of experiment 0, to the last character: change it first" in said
+    assert not NIGHT.path.exists()
 
 
 def test_the_hypothesis_may_stand_beside_the_text(begun, call, tmp_path):
@@ -171,14 +174,6 @@ def test_without_a_driver_a_text_may_wait_for_the_next(begun, call):
     assert (status, "not measured" in said) == (0, False)
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         assert [row.proposer for row in ledger.experiments()[1:]] == [HAND]
-
-
-def test_nothing_waits_for_a_run_that_has_not_begun(call):
-    edit(DEEP)
-    status, _, said = call(*TRY, "--no_wait")
-    assert status == 2
-    assert "runs/night has not begun" in said
-    assert not NIGHT.path.exists()
 
 
 def test_a_driver_that_is_just_beginning_gets_the_text_once_it_has_a_baseline(call, monkeypatch):
