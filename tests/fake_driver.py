@@ -33,7 +33,7 @@ from autoresearch_jax.snapshots.retention import Keeping
 
 TAG = "night"
 IMPORTED_LATE = (  # by a driver that proposes: two thirds of the work of a short run
-    "autoresearch_jax.assets.rebinding",
+    "libcst",
     "autoresearch_jax.proposers.constants",
     "autoresearch_jax.proposers.constants_model",
 )

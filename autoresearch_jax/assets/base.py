@@ -63,11 +63,7 @@ class AssetKind(Protocol):
         ...
 
     def tree(self, text: str, blank: Collection[str] = ()) -> str:
-        """What a text says, written out: equal for texts that differ in comments and layout alone.
-
-        Args:
-          blank: constants whose values do not count.
-        """
+        """What a text says, written out: comments, layout and values of the `blank` constants make no difference."""
         ...
 
     def canonical(self, text: str) -> str:

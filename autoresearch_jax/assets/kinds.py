@@ -1,17 +1,87 @@
-"""The kinds by their names and suffixes, and how a run's settings name one."""
+"""The kinds by their names and suffixes, and how a run's settings name one; the kind of Python files."""
 
+import ast
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
-from autoresearch_jax.assets.python import PythonKind
+from autoresearch_jax.assets import python_constants, python_size
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError, ConstantValue
 from autoresearch_jax.assets.text import HtmlKind, SqlKind, TextKind, compiled_pattern
 from autoresearch_jax.assets.values import JsonKind, TomlKind, YamlKind
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.python_source import UNPARSABLE, docstring_of, parse_source
 from autoresearch_jax.types import Scalar
+
+
+@dataclass(frozen=True)
+class PythonKind:
+    """See `AssetKind`.
+
+    Attributes:
+      keeps_docstrings: whether it runs with them, so that they may be read.
+    """
+
+    noun: str = "Python file"
+    keeps_docstrings: bool = True
+    name = "python"
+    unit = "syntax nodes"
+    constants_pattern = None
+    rule = "Compute arrays inside the functions: tables of numbers or texts in the source are refused."
+
+    def check(self, text: str) -> None:
+        with _syntax_errors():
+            parse_source(text)
+
+    def tree(self, text: str, blank: Collection[str] = ()) -> str:
+        with _syntax_errors():
+            module = ast.parse(text)
+            python_constants.blank_values(module, blank)
+            return ast.dump(module)
+
+    def canonical(self, text: str) -> str:
+        with _syntax_errors():
+            module = parse_source(text)
+            for node in ast.walk(module):
+                if not self.keeps_docstrings and (docstring := docstring_of(node)) is not None:
+                    docstring.value = ""
+            return ast.dump(module)
+
+    def size(self, text: str, values_of: Collection[str] = ()) -> int | None:
+        return python_size.syntax_nodes(text, values_of)
+
+    def carried_bytes(self, text: str, baseline: str, enough: int = 0) -> int:
+        added = python_size.added_bytes(text, baseline)
+        if added <= min(enough, python_size.FREE_NAME_BYTES):
+            return added
+        return python_size.literal_bytes(text, baseline)
+
+    def constants(self, text: str) -> dict[str, ConstantValue]:
+        with _syntax_errors():
+            return python_constants.read_constants(text)
+
+    def settable(self, text: str) -> dict[str, Scalar]:
+        with _syntax_errors():
+            return python_constants.settable_constants(text)
+
+    def set_constants(self, text: str, values: Mapping[str, Scalar], *, anew: bool = False) -> str:
+        with _syntax_errors():
+            return python_constants.set_constants(text, values, anew=anew)
+
+
+@contextmanager
+def _syntax_errors() -> Iterator[None]:
+    """Turns all by which Python's parser refuses a text into AssetSyntaxError."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise AssetSyntaxError(error.lineno, error.msg) from error
+    except UNPARSABLE as error:
+        raise AssetSyntaxError(None, str(error) or type(error).__name__) from error
+
 
 TRAINING_FILE = PythonKind("training file", keeps_docstrings=False)  # what a run edits whose settings name no kind
 KINDS: Mapping[str, Any] = {

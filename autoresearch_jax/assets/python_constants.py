@@ -28,10 +28,7 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
     """Values of the top-level UPPER_CASE names: numbers, strings, truth values, None, and tuples of them.
 
     Arithmetic on numbers such as `2**19` counts as a number; any other expression is left out. A name that
-    is bound again and again has its last value.
-
-    Raises:
-      SyntaxError: the source is not Python.
+    is bound again and again has its last value. Raises SyntaxError if the source is not Python.
     """
     return _values(_parse(source))
 
@@ -74,10 +71,46 @@ def set_constants(source: str, values: Mapping[str, Scalar], *, anew: bool = Fal
     lines = list(io.StringIO(source, newline=""))  # lines as Python counts them, with their own ends
     for first, last, names in reversed(_line_groups(statements)):
         if new.keys() & names:  # libcst takes 50 ms for a file of 800 lines, and nothing for these lines
-            from autoresearch_jax.assets.rebinding import rebound  # libcst takes long to import
-
-            lines[first:last] = [rebound("".join(lines[first:last]), new)]
+            lines[first:last] = [_rebound("".join(lines[first:last]), new)]
     return "".join(lines)
+
+
+def _rebound(lines: str, values: Mapping[str, Scalar]) -> str:
+    """Lines with new values in them.
+
+    Raises ConstantError if they are beyond what libcst can read, such as a sum of thousands beside the constant.
+    """
+    import libcst as cst  # takes a quarter of a second
+
+    def literal(name: str) -> cst.BaseExpression:
+        value = values[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConstantError(f"{name} cannot be set to {value}: a constant is a finite number")
+        return cst.parse_expression(repr(value))
+
+    def rebind(part: cst.BaseSmallStatement) -> cst.BaseSmallStatement:
+        target: cst.BaseExpression | None = None
+        if isinstance(part, cst.Assign) and len(part.targets) == 1:
+            target = part.targets[0].target
+        elif isinstance(part, cst.AnnAssign):
+            target = part.target
+        if isinstance(target, cst.Name) and target.value in values:
+            return part.with_changes(value=literal(target.value))
+        return part
+
+    def rebind_all(
+        statement: cst.SimpleStatementLine | cst.BaseCompoundStatement,
+    ) -> cst.SimpleStatementLine | cst.BaseCompoundStatement:
+        if not isinstance(statement, cst.SimpleStatementLine):
+            return statement
+        return statement.with_changes(body=[rebind(part) for part in statement.body])
+
+    try:
+        module = cst.parse_module(lines)
+        return module.with_changes(body=[rebind_all(statement) for statement in module.body]).code
+    except (cst.ParserSyntaxError, RecursionError, MemoryError) as error:
+        names = ", ".join(values)
+        raise ConstantError(f"{names}: no value can be set in a line like that: {type(error).__name__}") from error
 
 
 def _parse(source: str) -> Sequence[ast.stmt]:
@@ -156,8 +189,7 @@ def _number(expression: ast.expr) -> float:
 def settable_constants(source: str) -> dict[str, Scalar]:
     """Top-level constants that `set_constants` can set: bound once, to one value.
 
-    Raises:
-      SyntaxError: the source is not Python.
+    Raises SyntaxError if the source is not Python.
     """
     constants = read_constants(source)
     bound = [name for name, _ in map(binding, _parse(source)) if name is not None]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,6 @@ _USER = "nobody:x:65534:65534:nobody:/tmp:/bin/sh\n"
 _GROUP = "nogroup:x:65534:\n"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a command runs.
-
-    Attributes:
-      scratch: an existing folder, links resolved, that is all it can write to; its /tmp and /dev/shm lie in it.
-      cwd: its working folder.
-      readable: files and folders that it may read beside Python and the programs of the system.
-    """
-
-    scratch: Path
-    cwd: Path
-    readable: tuple[Path, ...]
-
-
 class Confined:
     """A command of the user's system in the sandbox. It and all that it starts end with this process, or by `stop`."""
 
@@ -51,8 +36,10 @@ class Confined:
         self,
         sandbox: Sandbox,
         argv: Sequence[str],
-        place: Place,
         *,
+        scratch: Path,
+        cwd: Path,
+        readable: Sequence[Path],
         environment: Mapping[str, str],
         variables: Mapping[str, str],
         log_path: Path,
@@ -65,7 +52,9 @@ class Confined:
         Args:
           sandbox: what confines it.
           argv: the command; a first word of `PYTHONS` is this Python.
-          place: where it runs.
+          scratch: an existing folder, links resolved, that is all it can write to; its /tmp and /dev/shm lie in it.
+          cwd: its working folder.
+          readable: files and folders that it may read beside Python and the programs of the system.
           environment: variables of this process, of which it gets an allow-listed few.
           variables: further variables.
           log_path: what it prints to standard error is added there, and to standard output unless it `talks`.
@@ -73,23 +62,21 @@ class Confined:
           talks: whether `input` and `output` lead to it; else it has no input.
           local_sockets: whether it may make and reach local sockets.
         """
-        mounts = _with_system(sandbox.mounts, place)
+        mounts = _with_system(sandbox.mounts, readable)
         confined = sandbox.level is not Level.LIMITS
         python = [mounts.interpreter, "-s", "-S"]
-        _write_places(place.scratch, python)
+        _write_places(scratch, python)
         import_path = [str(path) for path in mounts.import_path[0 if confined else 1 :]]
         words = [*python, *argv[1:]] if argv[0] in PYTHONS else list(argv)
         sandbox = replace(sandbox, mounts=mounts)
         if sandbox.level is Level.BUBBLEWRAP:
             assert sandbox.bwrap is not None
-            words = bubblewrap_argv(
-                sandbox.bwrap, mounts, place.scratch, words, cwd=place.cwd, more=_system_words(place.scratch)
-            )
-        path = f"{place.scratch}/bin:{environment.get('PATH', os.defpath)}"
+            words = bubblewrap_argv(sandbox.bwrap, mounts, scratch, words, cwd=cwd, more=_system_words(scratch))
+        path = f"{scratch}/bin:{environment.get('PATH', os.defpath)}"
         own = {
             "PATH": path,
-            "HOME": str(place.scratch / "tmp"),
-            "TMPDIR": str(place.scratch / "tmp"),
+            "HOME": str(scratch / "tmp"),
+            "TMPDIR": str(scratch / "tmp"),
             "PYTHONPATH": ":".join(import_path),
             "PYTHONDONTWRITEBYTECODE": "1",
             **({"PYTHONHOME": mounts.python_home} if confined else {}),
@@ -97,13 +84,13 @@ class Confined:
         order: dict[str, Any] = {
             "argv": words,
             "environment": bare_environment(environment, **{**own, **variables}),
-            "cwd": str(place.cwd),
-            "scratch": str(place.scratch),
+            "cwd": str(cwd),
+            "scratch": str(scratch),
             "driver": os.getpid(),
             "limits": asdict(limits),
             "blanks": {},
             "confine": {
-                **sandbox.confinement(place.scratch),
+                **sandbox.confinement(scratch),
                 "fixed_addresses": False,
                 "local_sockets": local_sockets,
                 "stays_stopped": True,
@@ -152,8 +139,7 @@ class Confined:
     def stop(self) -> SandboxResult:
         """Ends the command, unless it has ended, and all that it started; returns how it ended.
 
-        Raises:
-          WatchError: the watching process failed, or something cannot be killed.
+        Raises WatchError if the watching process failed, or something cannot be killed.
         """
         self._watch.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -176,8 +162,7 @@ class Confined:
     def freeze(self) -> None:
         """Stops the command and all that it started until `thaw`: none of them runs when this returns.
 
-        Raises:
-          WatchError: one of them goes on.
+        Raises WatchError if one of them goes on.
         """
         deadline, frozen = time.monotonic() + FREEZE_SECONDS, set[int]()
         while time.monotonic() < deadline:
@@ -211,11 +196,11 @@ def _stands_still(pid: int) -> bool:
         return True
 
 
-def _with_system(mounts: Mounts, place: Place) -> Mounts:
-    """The mounts with the programs of the system and what the place names; no standard library in the text."""
+def _with_system(mounts: Mounts, named: Sequence[Path]) -> Mounts:
+    """The mounts with the programs of the system and what is named; no standard library in the text."""
     system = [Path(path) for path in _SYSTEM if os.path.exists(path)]
     hidden = {path for folder in _PYTHON_LIBRARIES for path in Path(folder).glob("python*") if path.is_dir()}
-    readable = {*mounts.readable, *(path.resolve() for path in system), *place.readable}
+    readable = {*mounts.readable, *(path.resolve() for path in system), *named}
     return replace(
         mounts,
         readable=tuple(sorted(readable)),

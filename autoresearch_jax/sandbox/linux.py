@@ -113,8 +113,7 @@ def forbid_new_privileges() -> None:
 def fix_addresses() -> None:
     """Has the kernel load the programs that this process becomes to the same addresses each time.
 
-    Raises:
-      OSError: it is not allowed here.
+    Raises OSError if it is not allowed here.
     """
     _call("personality", ctypes.c_ulong(_ADDR_NO_RANDOMIZE))
 
@@ -330,8 +329,7 @@ def _deny_stopped(call: int, result: int) -> list[bytes]:
 def install_filter(program: bytes) -> None:
     """Puts the filter on this process and all that it starts, for good.
 
-    Raises:
-      OSError: the kernel has no such filters.
+    Raises OSError if the kernel has no such filters.
     """
     forbid_new_privileges()
     buffer = ctypes.create_string_buffer(program, len(program))
@@ -340,11 +338,7 @@ def install_filter(program: bytes) -> None:
 
 
 def _call(name: str, *arguments: object) -> int:
-    """Calls a function of the C library with objects of ctypes or None.
-
-    Raises:
-      OSError: it returned -1.
-    """
+    """Calls a function of the C library with objects of ctypes or None; raises OSError if it returned -1."""
     result = int(getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments))
     if result == -1:
         number = ctypes.get_errno()

@@ -184,12 +184,7 @@ class JsonWorker:
             raise self._died() from error
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """The next event.
-
-        Raises:
-          ProcessTimeoutError: none came in time.
-          WorkerDiedError: the process ended.
-        """
+        """The next event; raises ProcessTimeoutError if none came in time, WorkerDiedError if the process ended."""
         try:
             event = self._events.get(timeout=max(timeout_seconds, 0.0))
         except queue.Empty as error:

@@ -322,8 +322,7 @@ def scratch_folder(
 def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock on a folder.
 
-    Raises:
-      OSError: another process holds it, or there are no such locks; not with `wait`.
+    Raises OSError if another process holds it, or there are no such locks; not with `wait`.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

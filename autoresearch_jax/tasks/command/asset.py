@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.sandbox.accounting import ATTENDED
-from autoresearch_jax.sandbox.confined import Confined, Place
+from autoresearch_jax.sandbox.confined import Confined
 from autoresearch_jax.sandbox.process import WatchError, describe_exit, telling_line
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox, SandboxResult
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.command.task_file import LINES, MEBIBYTE, SOCKET, BudgetTable, TaskFile
 from autoresearch_jax.tasks.command.timebox import AssetFailed, TimeBox
-from autoresearch_jax.types import CandidateUntouched, Scalar, Status
+from autoresearch_jax.types import CandidateUntouched, Status
 
 READY = b"ready"  # the line that a service prints once it can be asked
 POLL_SECONDS = 0.02
@@ -107,7 +107,9 @@ class AssetProcess:
         self.process = Confined(
             cage.sandbox,
             command,
-            Place(scratch, work, (work, *([build] if build.is_dir() else []))),
+            scratch=scratch,
+            cwd=work,
+            readable=(work, *([build] if build.is_dir() else [])),
             environment=cage.environment,
             variables={
                 "BUILD": str(build),
@@ -129,11 +131,7 @@ class AssetProcess:
         return TimeBox(what, seconds, cage.max_stretch, cage.clock, self.process.root, cage.stop)
 
     def run_to_end(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
-        """Waits for the end of a command that ends by itself.
-
-        Raises:
-          AssetFailed: it failed.
-        """
+        """Waits for the end of a command that ends by itself; raises AssetFailed if it failed."""
         began = time.monotonic()
         self.box.begin()
         while not self.process.wait(POLL_SECONDS):
@@ -146,11 +144,7 @@ class AssetProcess:
             raise self._failure(result)
 
     def await_ready(self, speaks: str, seconds: float) -> None:
-        """Waits until a service can be asked.
-
-        Raises:
-          AssetFailed: it ended, or took too long.
-        """
+        """Waits until a service can be asked; raises AssetFailed if it ended, or took too long."""
         box, said = self.new_box("the start", seconds), b""
         try:
             box.begin()
@@ -179,8 +173,7 @@ class AssetProcess:
     def ask(self, question: Any) -> tuple[Any, float]:
         """Asks a service that speaks lines; returns its answer and the attended seconds that this took.
 
-        Raises:
-          AssetFailed: it ended, took too long, or answered with no JSON.
+        Raises AssetFailed if it ended, took too long, or answered with no JSON.
         """
         self.box.begin()
         self._require_silence()
@@ -285,8 +278,7 @@ class AssetProcess:
 def copy_written(source: Path, target: Path) -> None:
     """Copies what the asset wrote: files and folders alone, no links, within limits.
 
-    Raises:
-      AssetFailed: it wrote too much, or what cannot be copied.
+    Raises AssetFailed if it wrote too much, or what cannot be copied.
     """
     try:
         _copy_written(source, target)
@@ -321,8 +313,3 @@ def _copy_written(source: Path, target: Path) -> None:
 def untouched(error: Exception) -> CandidateUntouched:
     """The sandbox itself failed."""
     return CandidateUntouched(clean_line(str(error)))
-
-
-def asset_figures(peak_memory_bytes: float, cage: Cage) -> dict[str, Scalar]:
-    """Metrics of what the asset used."""
-    return {"peak_memory_bytes": int(peak_memory_bytes), "sandbox": str(cage.sandbox.level)}

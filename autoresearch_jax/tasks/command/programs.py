@@ -30,11 +30,7 @@ class TaskFiles:
     """The files beside the asset as they were when the task was opened."""
 
     def __init__(self, task: TaskFile) -> None:
-        """Hashes them.
-
-        Raises:
-          TermsChanged: one of them cannot be read.
-        """
+        """Hashes them; raises TermsChanged if one of them cannot be read."""
         self._task = task
         words = [word for word in task.evaluate.command if (task.folder / word).is_file()]
         self._stamps = {name: self._stamp(name) for name in (*task.files.asset, *self._trusted(words))}

@@ -34,7 +34,7 @@ from autoresearch_jax.tasks.command.programs import (
     snapshot_figures,
 )
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile, contract_text
-from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
+from autoresearch_jax.tasks.command.timebox import AssetFailed
 from autoresearch_jax.tasks.command.trial import (
     CONTROL,
     ProgressCallback,
@@ -47,6 +47,7 @@ from autoresearch_jax.tasks.command.trial import (
 from autoresearch_jax.types import (
     HOLDOUT_ITEMS,
     HOLDOUT_SCORE,
+    TOO_BUSY,
     UNKNOWN_COMPILE_COST,
     WALL_SECONDS,
     Budget,
@@ -110,11 +111,7 @@ class CommandTask:
     """See `engine.task.Task` and `engine.task.HoldoutTask`."""
 
     def __init__(self, config: CommandTaskConfig) -> None:
-        """Reads the files beside the asset.
-
-        Raises:
-          TermsChanged: one of them cannot be read.
-        """
+        """Reads the files beside the asset; raises TermsChanged if one of them cannot be read."""
         self._config, task = config, config.task
         self._task = task
         self.asset = task.asset_kind
@@ -202,7 +199,8 @@ class CommandTask:
                 self._write_snapshot(snapshot_dir, candidate, measurement, trial.out)
                 measurement = replace(measurement, metrics=metrics | snapshot_figures(snapshot_dir))
         except AssetFailed as failure:
-            metrics = {**trial.figures(), **failed_figures(failure), "total_seconds": time.monotonic() - started}
+            metrics = {**trial.figures(), "total_seconds": time.monotonic() - started}
+            metrics |= {TOO_BUSY: True} if failure.too_busy else {}
             return Measurement(failure.status, None, seed, metrics, error=failure.reason)
         except (WatchError, SandboxError) as error:
             raise untouched(error) from error

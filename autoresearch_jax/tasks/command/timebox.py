@@ -14,7 +14,7 @@ from autoresearch_jax.sandbox.accounting import (
     attended_seconds,
 )
 from autoresearch_jax.sandbox.process import CommandStopped
-from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, TOO_BUSY, WALL_SECONDS, Scalar, Status
+from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, WALL_SECONDS, Scalar, Status
 
 SAMPLE_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
 SHORT_SECONDS = 0.005  # of work that is counted by the wall clock, without a reading of its own
@@ -66,12 +66,7 @@ class TimeBox:
         self._began = time.monotonic()
 
     def check(self) -> None:
-        """Counts what was spent so far.
-
-        Raises:
-          AssetFailed: the box is spent.
-          CommandStopped: `stop` was set.
-        """
+        """Counts what was spent so far; raises AssetFailed if the box is spent, CommandStopped if `stop` was set."""
         assert self._began is not None
         if self._stop.is_set():
             raise CommandStopped("stopped")
@@ -90,8 +85,7 @@ class TimeBox:
     def end(self) -> float:
         """The asset rests; returns the attended seconds of this stretch of work.
 
-        Raises:
-          AssetFailed: the box is spent.
+        Raises AssetFailed if the box is spent.
         """
         assert self._began is not None
         before = self._used
@@ -143,8 +137,3 @@ class TimeBox:
             gone = now - self._last
             self._used += CpuUsage(0.0, gone.on_cpu, gone.delay, gone.others, gone.steal)
         self._last = now
-
-
-def failed_figures(failure: AssetFailed) -> dict[str, Scalar]:
-    """What the metrics of a failed trial say beside the time box's."""
-    return {TOO_BUSY: True} if failure.too_busy else {}

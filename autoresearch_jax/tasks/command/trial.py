@@ -11,7 +11,7 @@ from autoresearch_jax.files import write_json
 from autoresearch_jax.sandbox.process import WatchError
 from autoresearch_jax.sandbox.sandbox import scratch_folder
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, asset_figures, copy_written, untouched
+from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, copy_written, untouched
 from autoresearch_jax.tasks.command.evaluator import Evaluation, EvaluatorFailed
 from autoresearch_jax.tasks.command.programs import SCRATCH
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, LATENCY, VAL
@@ -92,7 +92,11 @@ class Trial:
 
     def figures(self) -> dict[str, Scalar]:
         """Metrics of the trial."""
-        return {**self._figures, **asset_figures(self._peak_memory_bytes, self._cage), **self._more}
+        used: dict[str, Scalar] = {
+            "peak_memory_bytes": int(self._peak_memory_bytes),
+            "sandbox": str(self._cage.sandbox.level),
+        }
+        return {**self._figures, **used, **self._more}
 
     def _close(self) -> None:
         if self._asset is not None:
@@ -213,14 +217,7 @@ def evaluate_fairly(
     """As `Trial.evaluate`; where the evaluator fails, it has to score the champion now, else the task is at fault.
 
     What a run wrote is evaluated up to MAX_EVALUATIONS times. A service has one chance: one that makes the evaluator
-    fail when it is about to score badly would draw again.
-
-    Args:
-      trial: of the candidate.
-      splits: see `Trial.evaluate`.
-      reference: the same.
-      make_control: a trial of the champion; None where there is none.
-      stack: see `Trial.evaluate`.
+    fail when it is about to score badly would draw again. `make_control` makes a trial of the champion; None for none.
 
     Raises:
       AssetFailed: the candidate failed, or the evaluator fails on it alone, which is INVALID.

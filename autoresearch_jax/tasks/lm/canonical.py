@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 
 from jax.extend.mlir import ir
 
-from autoresearch_jax.tasks.lm.dialects import attribute_names
+from autoresearch_jax.tasks.lm.dialects import SYMBOL, attribute_names
 from autoresearch_jax.tasks.lm.operations import constant_text
 
 HASH_VERSION = 2  # increment it when hashes change
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
-_SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
 
 
@@ -133,7 +132,7 @@ class Dataflow:
             block = self._functions.get(name)
             return match[0] if block is None else digest(*self._call(name, _inputs(block, 0), 0))
 
-        return _SYMBOL.sub(meaning, operation.label)
+        return SYMBOL.sub(meaning, operation.label)
 
 
 class _Reader:

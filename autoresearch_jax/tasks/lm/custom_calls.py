@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from jax.extend.mlir import ir
 
 from autoresearch_jax.sanitize import quoted
-from autoresearch_jax.tasks.lm.dialects import ALLOWED_OPERATIONS, OperationError
+from autoresearch_jax.tasks.lm.dialects import ALLOWED_OPERATIONS, OperationError, functions_of
 from autoresearch_jax.tasks.lm.lowerings import (
     CONFIG,
     CUSTOM_CALL,
@@ -24,7 +24,6 @@ from autoresearch_jax.tasks.lm.lowerings import (
     aval,
     call_target,
     describe,
-    functions_of,
     is_written,
     orders,
     region_text,
@@ -56,12 +55,8 @@ _MAX_SORTED = 16  # arrays; each number of keys among them is compared with JAX'
 def check_custom_calls(module: ir.Module, platform: str) -> None:
     """Checks that custom calls, orders of `sort` and bodies of reductions are as JAX writes them.
 
-    Args:
-      module: of a program all of whose operations are allowed; see `check_operations`.
-      platform: "cpu", "cuda" or "tpu".
-
-    Raises:
-      OperationError: one is not; one line that names it.
+    All operations of the program must be allowed, see `check_operations`. Raises OperationError, whose one line names
+    what is not.
     """
     functions = functions_of(module)
     refused: list[str] = []

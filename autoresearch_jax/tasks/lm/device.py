@@ -345,12 +345,7 @@ def ask_once(
 ) -> dict[str, Any]:
     """The answer of a new trial process to one request, after which it is closed.
 
-    Args:
-      worker: the process.
-      operation: what it is asked to do.
-      startup_seconds: until it must be ready.
-      seconds: until it must have answered, from then on.
-      request: what else the request holds.
+    It must be ready within `startup_seconds`, and must have answered `seconds` later.
 
     Raises:
       ProcessTimeoutError: it was not ready, or did not answer, in time.

@@ -49,7 +49,7 @@ _FRONTEND_VALUES = {
     "kernel_metadata": re.compile(".*", re.DOTALL),
 }
 MAX_DEPTH = 64  # of calls in calls, loops and branches in each other; the default's step is 8 deep
-_SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
+SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _CALLS = ("callee", "called_computations", "decomposition")  # attributes that name functions
 
 
@@ -100,17 +100,23 @@ def _unknown_settings(attribute: ir.Attribute) -> Iterator[str]:
             yield name
 
 
+def functions_of(module: ir.Module) -> dict[str, ir.Operation]:
+    """The functions of a module, by name."""
+    functions = (view.operation for view in module.body.operations)
+    return {
+        ir.StringAttr(function.attributes["sym_name"]).value: function
+        for function in functions
+        if function.name == "func.func"
+    }
+
+
 def check_depth(module: ir.Module) -> None:
     """Checks that functions do not call themselves, and that calls, loops and branches are not nested too deep.
 
     Raises:
       OperationError: they are: XLA, and our own checks, would run out of stack.
     """
-    functions = {
-        ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation
-        for view in module.body.operations
-        if view.operation.name == "func.func"
-    }
+    functions = functions_of(module)
     heights: dict[str, int | None] = {}  # None while a function is looked at
 
     def height(name: str, depth: int) -> int:
@@ -132,7 +138,7 @@ def check_depth(module: ir.Module) -> None:
 
     def of_operation(operation: ir.Operation, depth: int) -> int:
         texts = (str(operation.attributes[name]) for name in _CALLS if name in operation.attributes)
-        called = [match["quoted"] or match["plain"] for text in texts for match in _SYMBOL.finditer(text)]
+        called = [match["quoted"] or match["plain"] for text in texts for match in SYMBOL.finditer(text)]
         heights_below = [height(name, depth) for name in called]
         return max([*heights_below, of_regions(operation, depth) if len(operation.regions) else 0])
 

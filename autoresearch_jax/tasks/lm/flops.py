@@ -4,7 +4,6 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.extend.mlir.dialects import stablehlo
 from jax.sharding import Mesh
 
 from autoresearch_jax.tasks.lm.device import peak_flops
+from autoresearch_jax.tasks.lm.dialects import functions_of
 
 GIBIBYTE = 1 << 30
 
@@ -87,19 +87,12 @@ def product_flops(module: ir.Module) -> float:
     Loops of `jax.lax.scan` and `fori_loop` count with their passes, other loops with one, a condition with its cheapest
     branch, `shard_map` with one device's share. Convolutions and custom calls are not counted.
     """
-    functions = {
-        ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation
-        for view in module.body.operations
-        if view.operation.name == "func.func"
-    }
-    return min(_Counter(functions).function("main"), MAX_FLOPS)
+    return min(_Counter(functions_of(module)).function("main"), MAX_FLOPS)
 
 
-@dataclass
 class _Counter:
-    functions: dict[str, ir.Operation]
-
-    def __post_init__(self) -> None:
+    def __init__(self, functions: Mapping[str, ir.Operation]) -> None:
+        self.functions = functions
         self.known: dict[str, float] = {}
 
     def function(self, name: str) -> float:

@@ -143,8 +143,7 @@ def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
 def eval_bundle_differences(folder: Path, split: str, todo: str = RESTORE) -> list[str]:
     """A line for each file of an eval bundle that differs from its manifest, whose own hash must be compared before.
 
-    Raises:
-      DatasetError: the manifest cannot be read.
+    Raises DatasetError if the manifest cannot be read.
     """
     manifest = Manifest.load(folder)
     if manifest is None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +42,8 @@ class EmptySplitError(UserError):
 def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
     """Bits per byte of text; what predicts a special token, of 0 bytes, costs its nats too.
 
-    Else it would pay to give the beginning of a document no probability.
-
-    Raises:
-      EmptySplitError: no target token stands for a byte.
+    Else it would pay to give the beginning of a document no probability. Raises EmptySplitError if no target token
+    stands for a byte.
     """
     total_bytes = int(num_bytes_NxT.sum(dtype=np.int64))
     if total_bytes == 0:
@@ -145,8 +144,7 @@ class EvalSet:
 def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None, seed: int) -> EvalSet:
     """The first rows of a split, about `judge_tokens` tokens, by the ids of the trial with this seed.
 
-    Raises:
-      DatasetError: they cannot be read.
+    Raises DatasetError if they cannot be read.
     """
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:
@@ -247,30 +245,16 @@ def judge_within_memory(
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
     eval_set: EvalSet,
-    on_progress: Callable[[float], None] = lambda share: None,
-    limit_seconds: float = math.inf,
-    scrutiny: Scrutiny = Scrutiny.SEARCH,
-    references: Sequence[np.ndarray] = (),
-    now: Callable[[], float] = time.monotonic,
     compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    **options: Any,
 ) -> EvalResult:
-    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`.
+    """Judges, with the next smaller batch each time the devices' memory does not suffice; for `options` see `judge`.
 
     The program for that batch is compiled within `compiling()`.
     """
     while True:
         try:
-            return judge(
-                scorer,
-                read_leaves,
-                eval_set,
-                random=np.random.default_rng(),
-                limit_seconds=limit_seconds,
-                scrutiny=scrutiny,
-                references=references,
-                on_progress=on_progress,
-                now=now,
-            )
+            return judge(scorer, read_leaves, eval_set, random=np.random.default_rng(), **options)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -254,7 +254,7 @@ class Judging:
                 scorer,
                 read_leaves,
                 eval_set,
-                lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
+                on_progress=lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
                 limit_seconds=limit_seconds,
                 scrutiny=self._request.scrutiny,
                 references=[nats_NxT for nats_NxT in references if nats_NxT is not None],
@@ -296,10 +296,7 @@ def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
     """Judges the snapshot of a trial that was cut short after it was written.
 
     Returns what `measure` returns; only times of judging differ, and "snapshot_seconds", which was not recorded, is
-    None.
-
-    Raises:
-      UnfitSnapshotError: the snapshot is damaged, or belongs to another trial.
+    None. Raises UnfitSnapshotError if the snapshot is damaged, or belongs to another trial.
     """
     phases = Phases(emit)
 

@@ -15,7 +15,7 @@ from jax.extend.random import threefry2x32_p
 from jax.lax import linalg
 
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
-from autoresearch_jax.tasks.lm.dialects import attribute_names
+from autoresearch_jax.tasks.lm.dialects import attribute_names, functions_of
 from autoresearch_jax.tasks.lm.operations import stablehlo_module, without_twins
 
 CUSTOM_CALL, SORT = "stablehlo.custom_call", "stablehlo.sort"
@@ -50,15 +50,6 @@ def settings_of(attribute: ir.Attribute) -> str:
 
 def call_target(operation: ir.Operation) -> str:
     return str(ir.StringAttr(operation.attributes["call_target_name"]).value)
-
-
-def functions_of(module: ir.Module) -> dict[str, ir.Operation]:
-    functions = (view.operation for view in module.body.operations)
-    return {
-        ir.StringAttr(function.attributes["sym_name"]).value: function
-        for function in functions
-        if function.name == "func.func"
-    }
 
 
 def describe(operation: ir.Operation, functions: Functions) -> str:

@@ -128,12 +128,7 @@ def draw_sample(
 ) -> Probe:
     """Draws rows, no row twice before all are drawn once, and where to cut them; `random` must not be known.
 
-    Args:
-      rows_NxT1: the split.
-      weights: of its first M rows, which are drawn from.
-      num_probes: P.
-      random: see above.
-      whole_share: of the rows that are not cut.
+    The first M rows, which the weights are of, are drawn from; `whole_share` of the rows drawn is not cut.
     """
     num_judged, length = weights.gain_NxT.shape
     rounds = -(-num_probes // num_judged)

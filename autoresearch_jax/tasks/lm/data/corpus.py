@@ -53,8 +53,6 @@ _DEFAULT_SHARDS = 10  # the original's
 _TINYSTORIES_REPOSITORY = "karpathy/tinystories-gpt4-clean"
 _TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
 
-_Files = Sequence[tuple[str, str | None]]  # names in a repository, each with its split if that is decided
-
 
 class Reporter:
     """Receives the progress of a preparation; this one ignores it."""
@@ -81,14 +79,9 @@ class Corpus:
 
 
 def open_corpus(spec: str, downloads: Path | None = None) -> Corpus:
-    """The corpus that --corpus names.
+    """The corpus that --corpus names; raises UsageError if there is none.
 
-    Args:
-      spec: the value of --corpus.
-      downloads: where files of the Hugging Face hub go; None for the place that `huggingface_hub` has for them.
-
-    Raises:
-      UsageError: there is no such corpus.
+    Files of the Hugging Face hub go to `downloads`; None for the place that `huggingface_hub` has for them.
     """
     if spec == STDLIB:
         return _stdlib()

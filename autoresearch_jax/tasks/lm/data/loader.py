@@ -28,10 +28,8 @@ class TokenLoader(Iterator[np.ndarray]):
     def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int, token_ids_V: np.ndarray) -> None:
         """Starts to read integers[N, T + 1] in an order that follows from the seed, any integer from 0.
 
-        `token_ids_V` are the trial's, see `Tokenizer.draw_ids`.
-
-        Raises:
-          BatchShapeError: the context does not divide T, or the rows do not fill one batch.
+        `token_ids_V` are the trial's, see `Tokenizer.draw_ids`. Raises BatchShapeError if the context does not divide
+        T, or the rows do not fill one batch.
         """
         batch_rows, context = batch_shape[0], batch_shape[1] - 1
         length = rows.shape[1] - 1
