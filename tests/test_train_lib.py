@@ -12,6 +12,7 @@ from autoresearch_jax.tasks.lm.trace import ContractError
 
 TASK = TaskSpec(vocab_sizes=(256, 320), sequence_length=16)
 AS_IT_COMES = {"VALUE_EMBEDDING_EVERY": 1, "BIGRAM_BITS": 6, "KEY_SHIFT": 0.5}  # but for the size of the table
+QUICK = {"MUON_ITERATIONS": 1}  # to compile
 
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 @pytest.fixture(scope="module")
 def train_lib():
-    return load_tiny(**AS_IT_COMES)
+    return load_tiny(**AS_IT_COMES, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_file_is_short_enough_to_read():
 
 
 def test_no_logit_depends_on_a_later_token(experiment):
-    state = experiment.init(jax.random.key(0))
+    state = jax.jit(experiment.init)(jax.random.key(0))
     blocks = nudged(state["params"]["blocks"])  # weights of zero would cut the paths that this test is about
     tokens_T = jnp.arange(16)  # all different, so that a row of a table stands for a position
     tables = ("token_embedding", "value_embeddings")
@@ -68,7 +69,7 @@ def test_windows_follow_the_pattern(train_lib):
 
 
 def test_step_learns_in_place_and_keeps_the_state_s_shape(experiment, tokens):
-    first = state = experiment.init(jax.random.key(0))
+    first = state = jax.jit(experiment.init)(jax.random.key(0))
     before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     losses = []
     for progress in np.linspace(0, 0.5, 10, dtype=np.float32):
@@ -82,10 +83,10 @@ def test_step_learns_in_place_and_keeps_the_state_s_shape(experiment, tokens):
 
 @pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch(train_lib, experiment, tokens):
-    in_parts = load_tiny(**AS_IT_COMES, GRADIENT_ACCUMULATION=4).build(TASK, make_mesh())
+    in_parts = load_tiny(**AS_IT_COMES, **QUICK, GRADIENT_ACCUMULATION=4).build(TASK, make_mesh())
     results = []
     for each in (experiment, in_parts):
-        state = each.init(jax.random.key(0))
+        state = jax.jit(each.init)(jax.random.key(0))
         state["params"] = nudged(state["params"])
         state, metrics = each.step(state, tokens, jnp.float32(0.5))
         results.append((metrics, state["optimizer"]))  # moments are gradients; weights blow up their rounding
@@ -99,21 +100,8 @@ def test_constants_that_do_not_fit_are_named():
         load_tiny(GRADIENT_ACCUMULATION=3).build(TASK, make_mesh())
 
 
-def test_harness_traces_it(tmp_path):
-    assert any(traced(tiny_source_text(), tmp_path / "trial").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        (
-            '{"params": params}, {"loss": loss}',
-            "another state than it took: optimizer/.* became nothing",
-        ),
-        ('{"params": params, "optimizer": moments}', r"`step` must return \(state, metrics\)"),
-    ],
-)
-def test_another_state_is_refused_in_the_contracts_words(result, message, tmp_path):
+def test_another_state_is_refused_in_the_contracts_words(tmp_path):
     as_it_is = 'return {"params": params, "optimizer": moments}, {"loss": loss}'
-    with pytest.raises(ContractError, match=message):
-        traced(edited(tiny_source_text(), (as_it_is, f"return {result}")), tmp_path / "trial")
+    without = 'return {"params": params}, {"loss": loss}'
+    with pytest.raises(ContractError, match=r"another state than it took: optimizer/.* became nothing"):
+        traced(edited(tiny_source_text(), (as_it_is, without)), tmp_path / "trial")

@@ -121,6 +121,7 @@ def test_other_programs_have_other_hashes(
         ("def build(", "def bild(", r"has no function `build\(task, mesh\)`"),
         ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", "vocab_size 300 is not offered by the dataset, which has 256"),
         ('"count": state["count"] + 1,', '"count": state["count"] + 1.0,', r"count: int32\[\] became float32\[\]"),
+        ("return new_state, {", "return {", r"`step` must return \(state, metrics\)"),
         ('{"loss": loss, ', "{", 'returns no metric "loss"'),
         ('{"loss": loss, ', '{"loss": gradient, ', r"metric 'loss' of `step` has shape \(256, 256\)"),
         (
