@@ -3,6 +3,7 @@
 from redteam.entries import (
     DATASET,
     MARK,
+    NOTHING,
     REPOSITORY,
     Cheat,
     at_import,
@@ -267,7 +268,7 @@ WITHOUT_END = [
         "a billion laughs",
         tiny(
             (
-                "UNUSED = 1  # read by nothing",
+                NOTHING,
                 "def twice(inner, n):\n"
                 "    def call(x):\n"
                 "        return inner(inner(x)) * n\n\n"
@@ -288,7 +289,7 @@ WITHOUT_END = [
         "four hundred functions in each other",
         tiny(
             (
-                "UNUSED = 1  # read by nothing",
+                NOTHING,
                 "import sys\nsys.setrecursionlimit(100_000)\n\n\n"
                 "def nested(inner, n):\n"
                 "    return jax.jit(lambda x: inner(x) * n)\n\n\n"

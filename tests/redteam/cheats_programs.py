@@ -2,7 +2,7 @@
 
 import textwrap
 
-from redteam.entries import Cheat, Edit, at_import, in_build, indented, rejected, tiny, with_logits, with_step
+from redteam.entries import NOTHING, Cheat, Edit, at_import, in_build, indented, rejected, tiny, with_logits, with_step
 
 from autoresearch_jax.types import Budget, Status
 
@@ -29,7 +29,7 @@ def with_primitive(shape: str, lowering: str, *edits: Edit) -> str:
     )
     imports = "import numpy as np\nfrom jax.extend.core import Primitive\nfrom jax.extend.mlir import ir\n"
     imports += "from jax.extend.mlir.dialects import stablehlo\nfrom jax.interpreters import mlir\n"
-    return tiny(("import jax\n", f"import jax\n{imports}"), ("UNUSED = 1  # read by nothing", code), *edits)
+    return tiny(("import jax\n", f"import jax\n{imports}"), (NOTHING, code), *edits)
 
 
 def foreign_call(target: str, *, past_the_exporter: bool) -> str:
@@ -47,14 +47,14 @@ def signature_with(change: str) -> str:
 
 
 TABLES = [
+    # a small model's weights, in a text as long as a training file
+    table_in_logits("80 KB of weights", TABLE.format("random(20_000, np.float32)")),
     # weights from an earlier night, or the answers themselves
     rejected("50 MB table in init", tiny(IMPORTS, ("0.01 * jax", f"{FIFTY_MEGABYTES} * jax")), TOO_LARGE),
     # distillation from a teacher that came along
     rejected("50 MB table in step", tiny(IMPORTS, ("- LEARNING_RATE *", f"- {FIFTY_MEGABYTES} *")), TOO_LARGE),
     # the validation text by heart
     table_in_logits("50 MB table in logits", FIFTY_MEGABYTES),
-    # a small model's weights, in a text as long as a training file
-    table_in_logits("80 KB of weights", TABLE.format("random(20_000, np.float32)")),
     # each piece is below the cap
     table_in_logits("a table in pieces", PIECES),
     # each program is below the cap, and there are as many as one likes

@@ -12,6 +12,7 @@ from tracing import edited
 from autoresearch_jax.types import Budget, Scrutiny, Status
 
 TINY_SOURCE = (Path(__file__).parent.parent / "tiny_train_lib.py").read_text()
+NOTHING = "UNUSED = 1  # read by nothing"  # its line that makes room for other code
 SECRET_NAME = "GEMINI_API_KEY"
 
 # Placeholders in an entry's source, filled in by the arena.
@@ -98,7 +99,7 @@ def with_step(line: str) -> str:
 
 def at_import(code: str) -> str:
     """The tiny file that does something when it is imported."""
-    return tiny(("UNUSED = 1  # read by nothing", textwrap.dedent(code).strip()))
+    return tiny((NOTHING, textwrap.dedent(code).strip()))
 
 
 def in_build(code: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from redteam import cheats_carried, cheats_judge, cheats_process, cheats_programs, cheats_theft
 from redteam.arena import Arena
-from redteam.entries import Cheat, by_kind, tiny
+from redteam.entries import NOTHING, TINY_SOURCE, Cheat, at_import, by_kind, tiny
 
 from autoresearch_jax.sandbox.sandbox import Level
 from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line
@@ -26,11 +26,11 @@ CHEATS = {
     **cheats_theft.CHEATS,
     **cheats_process.CHEATS,
 }
+AT_ONCE = ("steals", "patches", "forges", "breaks")  # the first of each go together in the fast suite
 THIEVES = [pytest.param(cheat, id=cheat.name) for cheat in cheats_theft.THIEVES if cheat.needs_cage]
 
 
-@pytest.mark.parametrize("cheat", by_kind(CHEATS))
-def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) -> None:
+def gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) -> None:
     if cheat.needs_cage and arena.sandbox.level is Level.LIMITS:
         pytest.skip("limits alone do not keep a candidate from reading files")
     honest_score = arena.honest_score
@@ -53,6 +53,28 @@ def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) ->
         assert result.value is not None
         assert math.isfinite(result.value)
         assert result.value > honest_score
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        *by_kind({kind: cheats for kind, cheats in CHEATS.items() if kind not in AT_ONCE}),
+        *by_kind({kind: CHEATS[kind] for kind in AT_ONCE}, fast=0),
+    ],
+)
+def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) -> None:
+    gets_its_status_and_nothing_else(cheat, arena)
+
+
+def test_a_thief_that_patches_forges_and_breaks_too_gains_nothing(arena: Arena) -> None:
+    """What each does while its file is imported, one after the other: none of them needs a trial of its own to show."""
+    before, after = TINY_SOURCE.split(NOTHING)
+    first = [CHEATS[kind][0] for kind in AT_ONCE]
+    assert {(cheat.status, cheat.gains) for cheat in first} == {(Status.OK, "nothing")}
+    codes = [cheat.source.removeprefix(before).removesuffix(after) for cheat in first]
+    gets_its_status_and_nothing_else(
+        Cheat("all at once", at_import("\n".join(codes)), Status.OK, needs_cage=True), arena
+    )
 
 
 @pytest.mark.slow
