@@ -73,8 +73,7 @@ class AssetKind(Protocol):
     def size(self, text: str, values_of: Collection[str] = ()) -> int | None:
         """How complex a text is, in `unit`; None where it does not parse or the count would mean nothing.
 
-        Args:
-          values_of: constants whose values count one each.
+        The values of the constants `values_of` count one each.
         """
         ...
 
@@ -86,8 +85,7 @@ class AssetKind(Protocol):
     def carried_bytes(self, text: str, baseline: str, enough: int = 0) -> int:
         """Bytes of data that a text carries beyond its baseline, where the kind has a limit of these; else 0.
 
-        Args:
-          enough: up to this many, a bound that is quick to compute may be returned in place of the number.
+        Up to `enough` of them, a bound that is quick to compute may be returned in place of the number.
         """
         ...
 

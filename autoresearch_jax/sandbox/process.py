@@ -121,15 +121,10 @@ class JsonWorker:
         confine: Mapping[str, Any] | None = None,
         resources: contextlib.ExitStack | None = None,
     ) -> None:
-        """Starts it.
+        """Starts it; what it prints to standard error is added to `log_path`.
 
-        Args:
-          argv: its command.
-          environment: all of its variables.
-          cwd: where it runs.
-          log_path: what it prints to standard error is added there.
-          confine: what it gives up before it becomes its command, see `watch.py`; None for nothing.
-          resources: closed once the process is gone.
+        It gives up what `confine` says, see `watch.py`, before it becomes its command; None for nothing. `resources`
+        are closed once the process is gone.
         """
         self.started = time.monotonic()
         self.prints_to(log_path)
@@ -234,11 +229,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """Has a watching process carry out an order (see `watch.py`), without its `driver`; returns its answer.
 
-    Args:
-      order: without `driver`, which is this process.
-      log_path: what the command prints.
-      log_mode: as for `open`.
-      stop: set by another thread to end it.
+    The command's output goes to `log_path`, opened with `log_mode`; another thread may set `stop` to end it.
 
     Raises:
       WatchError: the watching process failed.

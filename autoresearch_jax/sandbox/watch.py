@@ -174,11 +174,8 @@ def _become(
 ) -> NoReturn:
     """In a child: gives up what the order says and becomes its command.
 
-    Args:
-      order: see the module.
-      output: a pipe for all that it prints, and nothing to read; None for a worker, which has this process's own.
-      priority: what the confined takes.
-      parent: the process that must still be its parent; None where its number is not known in this namespace.
+    `output` is a pipe for all that it prints, and nothing to read; None for a worker, which has this process's own.
+    `parent` must still be its parent; None where its number is not known in this namespace.
     """
     confine = order["confine"]
     try:

@@ -37,8 +37,6 @@ class Cage:
     """What every process of the asset runs under.
 
     Attributes:
-      task: what runs.
-      sandbox: what confines it.
       environment: variables of this process, of which it gets an allow-listed few.
       clock: by which the time box counts.
       max_stretch: times the time box that it may last by the wall clock.

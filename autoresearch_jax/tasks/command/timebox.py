@@ -36,15 +36,10 @@ class TimeBox:
     def __init__(
         self, what: str, seconds: float, max_stretch: float, clock: str, root: int, stop: threading.Event
     ) -> None:
-        """Starts at zero.
+        """Starts at zero; `what` is limited, in words for the message, to so many attended `seconds`.
 
-        Args:
-          what: is limited, for the message.
-          seconds: attended ones that it may take.
-          max_stretch: times `seconds` that it may take by the wall clock.
-          clock: ATTENDED or WALL.
-          root: see `TreeAccounting`.
-          stop: set by another thread to end the trial.
+        By the wall clock it may take `max_stretch` times as long. Another thread may set `stop` to end the trial. For
+        `root` see `TreeAccounting`.
         """
         self._what, self._seconds, self._stop = what, seconds, stop
         self._most_wall = seconds * (max_stretch if clock == ATTENDED else 1.0)

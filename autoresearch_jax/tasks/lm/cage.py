@@ -85,12 +85,7 @@ class FileAccess:
     ) -> "FileAccess":
         """What trials need of a dataset: rows of some splits, vocabularies and counts, and never the text.
 
-        Args:
-          dataset: its folder.
-          sequence_length: of the rows.
-          splits: whose rows.
-          readable: folders with programs, and other ones that are read.
-          writable: folders for logs and snapshots.
+        Beside it they read folders with programs and what else is `readable`; logs and snapshots lie in `writable`.
         """
         names = [Path(rows_file(0, sequence_length, split)).name for split in splits]
         names.append(Path(counts_file(0, sequence_length)).name)

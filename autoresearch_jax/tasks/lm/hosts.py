@@ -52,12 +52,7 @@ def versions(platform: str) -> dict[str, str]:
 
 @dataclass
 class _Host:
-    """A host that has joined.
-
-    Attributes:
-      channel: to it.
-      answered: the last thing that it said.
-    """
+    """A host that has joined: a channel to it, and the last thing that it `answered`."""
 
     channel: Channel
     answered: str = ENDED
@@ -67,13 +62,9 @@ class Hosts:
     """The other hosts of a run's trials, for one trial at a time."""
 
     def __init__(self, address: str, num_hosts: int, platform: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Begins to listen for them with the first trial.
+        """Begins to listen for them with the first trial, at the `address` by which they find this one.
 
-        Args:
-          address: HOST:PORT by which they find this one.
-          num_hosts: this one counted.
-          platform: of the trials.
-          patience_seconds: until all must have joined.
+        All of `num_hosts`, this one counted, must have joined within `patience_seconds`.
         """
         self.num_hosts = num_hosts
         self._address, self._patience_seconds = address, patience_seconds

@@ -122,11 +122,8 @@ def listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEnt
 def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
     """Copies what judging a split reads into `folder`, whole or not at all, unless it exists.
 
-    Returns:
-      SHA-256 of the bundle's manifest, which has the hashes of all other files.
-
-    Raises:
-      EvalBundleError: it or the dataset was changed, or it cannot be written.
+    Returns the SHA-256 of the bundle's manifest, which has the hashes of all other files. Raises EvalBundleError if it
+    or the dataset was changed, or it cannot be written.
     """
     if not folder.exists():
         try:

@@ -350,19 +350,12 @@ def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[s
 
 
 def score_snapshot(folder: Path, dataset: Mapping[str, Any], batch_rows: int | None) -> dict[str, Any]:
-    """Scores a snapshot on the devices it was made for, probing every row.
+    """Scores a snapshot, whose hashes were compared, on the devices it was made for, probing every row.
 
-    Args:
-      folder: of the snapshot, whose hashes were compared.
-      dataset: arguments of `Dataset.open`; its `only_split` is judged.
-      batch_rows: of the batches to begin with; None where they are not known.
-
-    Returns:
-      What it was scored with, and `value`; where that is None, what its probes found (`invalid`) or why it cannot be
-      computed (`failed`).
-
-    Raises:
-      SnapshotError: it is missing or damaged, or was made for other devices than are here.
+    `dataset` has the arguments of `Dataset.open`, whose `only_split` is judged, in batches that begin with
+    `batch_rows`, None where those are not known. Returns what it was scored with, and `value`; where that is None, what
+    its probes found (`invalid`) or why it cannot be computed (`failed`). Raises SnapshotError if it is missing or
+    damaged, or was made for other devices than are here.
     """
     manifest = load_manifest(folder)
     mesh = snapshot_mesh(folder, manifest)

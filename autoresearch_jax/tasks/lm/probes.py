@@ -169,15 +169,9 @@ def check_probes(
 ) -> float:
     """The largest difference, in nats, between the probes and the same rows as they were judged.
 
-    Args:
-      probe: rows and what was changed in them.
-      nats_PxT: of its targets, evaluated in a random order among other rows.
-      nats_NxT: of all rows of the split, as judged.
-      score: evaluates rows again, to find the cause of a difference.
-      random: not known to the candidate.
-
-    Raises:
-      InvalidCandidateError: it is above the tolerance.
+    The probes' targets were evaluated in a random order among other rows; `score` evaluates rows again, to find the
+    cause of a difference. `random` must not be known to the candidate. Raises InvalidCandidateError above the
+    tolerance.
     """
     judged_PxT = nats_NxT[probe.rows]
     different_PxT = np.where(probe.is_unchanged, np.abs(nats_PxT - judged_PxT), 0.0)
