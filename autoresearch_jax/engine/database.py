@@ -51,7 +51,8 @@ class Database:
                 _check_version(connection, path, may_be_new=True)  # before a ledger of another version is touched
                 _write_ahead(connection)
             except sqlite3.OperationalError as error:
-                if not _lacks_shared_memory(error):
+                # some network disks and buckets lack the memory that processes share, which a log needs
+                if not error.sqlite_errorname.startswith(("SQLITE_IOERR_SHM", "SQLITE_PROTOCOL")):
                     raise
                 connection.close()
                 _give_up_write_ahead(path)
@@ -258,11 +259,6 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
-
-
-def _lacks_shared_memory(error: sqlite3.OperationalError) -> bool:
-    """Whether the file system has no memory that processes share, which a log needs: some network disks and buckets."""
-    return error.sqlite_errorname.startswith(("SQLITE_IOERR_SHM", "SQLITE_PROTOCOL"))
 
 
 def _give_up_write_ahead(path: Path) -> None:

@@ -185,8 +185,9 @@ class Recorder:
         decision, now = conclusion.decision, time.monotonic()
         score = self._score(experiment, conclusion.status)
         commit = self._commit(experiment, conclusion, score)
+        decisions = self.ledger.decisions(experiment.id)  # that to keep it was stored before its runs as champion
         with self.ledger.transaction():
-            if conclusion.status is Status.OK and not self._is_kept_already(experiment):
+            if conclusion.status is Status.OK and not (decisions and decisions[-1].action.keeps):
                 self.ledger.record_decision(experiment.id, decision)
             self.ledger.conclude(
                 experiment.id,
@@ -215,11 +216,6 @@ class Recorder:
         assert program_hash is not None, "it was found by its program"
         twin = self.ledger.scored_twin(program_hash, before=experiment.id)
         return None if twin is None else twin.score
-
-    def _is_kept_already(self, experiment: ExperimentRow) -> bool:
-        """True if the decision to keep it was stored before its runs as champion."""
-        decisions = self.ledger.decisions(experiment.id)
-        return bool(decisions) and decisions[-1].action.keeps
 
     def _commit(self, experiment: ExperimentRow, conclusion: Conclude, score: float | None) -> str | None:
         """The commit that holds an experiment's source; the baseline is in the user's own."""

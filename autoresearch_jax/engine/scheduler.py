@@ -1,7 +1,7 @@
 """Which trial comes next: what open experiments want, by its worth, and what is begun besides."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from autoresearch_jax.assets.merging import is_same_difference, known_constants, rebase_text
@@ -183,7 +183,9 @@ class Measuring:
             self._flight.drop(experiment, action.status, action.decision.reason)
             kept = experiment if _keeps(action) and action.status is Status.OK else champion
             wanted = {row.id for row in self._ledger.open_experiments()} - {experiment.id}
-            self._keep_prepared(wanted if kept is None else {*wanted, self._ledger.measured(kept).id})
+            if kept is not None:
+                wanted.add(self._ledger.measured(kept).id)
+            self._prepared = {number: ready for number, ready in self._prepared.items() if number in wanted}
         return action
 
     def _next(self, experiment: ExperimentRow, champion: ExperimentRow | None, *, may_keep: bool) -> NextAction | None:
@@ -318,9 +320,6 @@ class Measuring:
                 )
             self._prepared[experiment] = candidate
         return self._prepared[experiment]
-
-    def _keep_prepared(self, experiments: Collection[int]) -> None:
-        self._prepared = {number: ready for number, ready in self._prepared.items() if number in experiments}
 
 
 def _keeps(action: NextAction) -> bool:

@@ -145,7 +145,9 @@ class AdoptionOrder:
         for finding in library:
             if (claim := claimant(finding)) is None:
                 continue
-            words, claimed = (finding.id, *claim, finding.category), _size_of_claim(finding, claim[0])
+            words = (finding.id, *claim, finding.category)
+            kept = (_size(one) for one in finding.evidence if one.peer == claim[0] and one.decision == "keep")
+            claimed = next(kept, None)
             latest = {
                 one.peer: one
                 for one in finding.evidence
@@ -161,12 +163,6 @@ class AdoptionOrder:
 def _size(evidence: Evidence) -> float | None:
     """A measured effect in standard deviations of a run there; None where one of them is not known."""
     return evidence.effect / evidence.sigma if evidence.effect is not None and evidence.sigma else None
-
-
-def _size_of_claim(finding: Finding, peer: str) -> float | None:
-    """The same of what a peer claims."""
-    sizes = (_size(one) for one in finding.evidence if one.peer == peer and one.decision == "keep")
-    return next(sizes, None)
 
 
 def _holds(measured: float | None, claimed: float | None) -> bool:

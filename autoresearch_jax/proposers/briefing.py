@@ -89,7 +89,8 @@ def write_brief(brief: Brief, instructions: str, max_tokens: int, last: str = ""
     """
     head = f"# What to do\n\n{instructions.strip()}\n"
     head += essential_text(brief.program, brief.champion_source, brief.asset, brief.contract)
-    asked = _asked_section(brief)
+    asked = f"\n# Experiment {brief.experiment}\n\nWhat is asked for this time:\n\n"
+    asked += "".join(f"- {line}\n" for line in _asked_lines(brief))
     if last.strip():
         asked += f"\n{last.strip()}\n"
     room = max_tokens * BYTES_PER_TOKEN - _num_bytes(head) - _num_bytes(asked) - _NOTE_BYTES
@@ -171,7 +172,8 @@ def _pieces(brief: Brief) -> Iterator[Sequence[_Piece]]:
         yield [_experiment_piece(outcome)]
     outcomes = {outcome.experiment: outcome for outcome in brief.history}
     for experiment, change in sorted(brief.changes.items(), reverse=True):
-        yield [_Piece(CHANGES, -experiment, _change_text(experiment, outcomes.get(experiment), change))]
+        became = f", {_became(outcomes[experiment])}" if experiment in outcomes else ""
+        yield [_Piece(CHANGES, -experiment, f"Experiment {experiment}{became}:\n\n{_fence(change, 'diff')}")]
     for place, (experiment, losses) in enumerate(sorted(brief.curves.items(), reverse=True)):
         yield [_Piece(CURVES, place, f"- experiment {experiment}: {' '.join(f'{loss:.3g}' for loss in losses)}")]
     by_worth = sorted(older, key=says_little)  # stable: the newest first
@@ -181,18 +183,6 @@ def _pieces(brief: Brief) -> Iterator[Sequence[_Piece]]:
 
 def _experiment_piece(outcome: PastExperiment) -> _Piece:
     return _Piece(EXPERIMENTS, outcome.experiment, _experiment_line(outcome))
-
-
-def _change_text(experiment: int, outcome: PastExperiment | None, change: str) -> str:
-    """A unified diff under a line that says whose it is and what became of it."""
-    became = "" if outcome is None else f", {_became(outcome)}"
-    return f"Experiment {experiment}{became}:\n\n{_fence(change, 'diff')}"
-
-
-def _asked_section(brief: Brief) -> str:
-    """The number of the experiment and what is asked for this time; never cut."""
-    lines = "".join(f"- {line}\n" for line in _asked_lines(brief))
-    return f"\n# Experiment {brief.experiment}\n\nWhat is asked for this time:\n\n{lines}"
 
 
 def _asked_lines(brief: Brief) -> Iterator[str]:

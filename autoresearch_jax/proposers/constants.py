@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoresearch_jax.proposers.base import (
@@ -98,7 +98,8 @@ def _draws(brief: Brief, champion: Mapping[str, Value]) -> Iterator[dict[str, Va
         yield from promising_moves(brief.space, champion, trials, out, rng)
     study = _study([*trials, *(TriedSetting(brief.experiment, constants, None) for constants in out)], brief.space)
     for draw in range(TPE_DRAWS + RANDOM_DRAWS):
-        study.sampler = _sampler(int(rng.integers(2**32)), with_tpe=draw < TPE_DRAWS)
+        seed, with_tpe = int(rng.integers(2**32)), draw < TPE_DRAWS
+        study.sampler = TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed) if with_tpe else RandomSampler(seed=seed)
         yield _asked(study, _pick(brief.space, rng))
 
 
@@ -119,10 +120,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _sampler(seed: int, with_tpe: bool) -> BaseSampler:
-    return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed) if with_tpe else RandomSampler(seed=seed)
 
 
 def _pick(space: Sequence[Constant], rng: np.random.Generator) -> list[Constant]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeGuard
 
 from autoresearch_jax.proposers.base import Constants, PastExperiment, moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
@@ -77,7 +76,11 @@ def _tries(
 def _moved(space: Sequence[Constant], before: Constants, after: Constants) -> Iterator[tuple[Constant, Value]]:
     for constant in space:
         value = after.get(constant.name)
-        if not same(value, before.get(constant.name)) and _is_value(value) and constant.values.contains(value):
+        if (
+            not same(value, before.get(constant.name))
+            and isinstance(value, int | float | str)
+            and constant.values.contains(value)
+        ):
             yield constant, value
 
 
@@ -112,10 +115,6 @@ def _summary(constant: Constant, tries: Sequence[_Try]) -> str:
     if not isinstance(constant.values, Choices):
         told.sort(key=lambda attempt: float(attempt.value))
     return f"{len(tries)} tried; {', '.join(map(str, told))}" + (", ..." if len(told) < len(tries) else "")
-
-
-def _is_value(value: object) -> TypeGuard[Value]:
-    return isinstance(value, int | float | str)
 
 
 def _shown(value: object) -> str:

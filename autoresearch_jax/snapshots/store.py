@@ -112,8 +112,9 @@ class SnapshotStore:
                 self._filesystem.put(sources, targets, batch_size=_PARALLEL_FILES)
             self._require_copies(name, files)
             if self._is_local:
-                for target in targets:
-                    _sync(target)  # the original is deleted afterwards: a power cut must not take the copy
+                for target in targets:  # the original is deleted afterwards: a power cut must not take the copy
+                    with open(target, "rb") as file:
+                        os.fsync(file.fileno())
                 write_whole(Path(address) / MANIFEST, manifest.read_bytes())
             else:
                 self._filesystem.put_file(str(manifest), f"{self._path}/{name}/{MANIFEST}")
@@ -212,11 +213,6 @@ def _is_copy(info: Mapping[str, Any] | None, path: Path, *, needs_md5: bool = Fa
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     return bool(md5 == base64.b64encode(digest.digest()).decode())
-
-
-def _sync(path: str) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager
