@@ -49,9 +49,10 @@ def main() -> None:
         specs = experiment.state_sharding
         shardings = jax.tree.map(lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs)
         state = jax.jit(experiment.init, out_shardings=shardings)(jax.random.key(0))
-        step = jax.jit(experiment.step, out_shardings=(shardings, None), donate_argnums=0)
         state["params"] = jax.jit(nudged, out_shardings=shardings["params"])(state["params"])
         batch = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+        step = jax.jit(experiment.step, out_shardings=(shardings, None), donate_argnums=0)
+        step = step.lower(state, batch, np.float32(0)).compile()  # once: some arrays of init are of a weak type
 
         losses, moments_error = [], 0.0
         for progress in np.linspace(0, 0.9, STEPS, dtype=np.float32):

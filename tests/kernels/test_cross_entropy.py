@@ -15,6 +15,7 @@ from train_lib_source import make_mesh
 from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
 
 VOCAB, WIDTH = 80, 24
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 def definition(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array, softcap: float) -> Array:
@@ -42,7 +43,7 @@ def test_it_has_the_value_and_gradients_of_its_definition(length: int, softcap: 
     def right(x_BxTxD: Array, w_VxD: Array) -> Array:
         return 3 * definition(x_BxTxD, w_VxD, targets_BxT, softcap)
 
-    found, wanted = (jax.value_and_grad(loss, argnums=(0, 1))(x_BxTxD, w_VxD) for loss in (ours, right))
+    found, wanted = (jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x_BxTxD, w_VxD) for loss in (ours, right))
     assert wanted[0] > 3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 

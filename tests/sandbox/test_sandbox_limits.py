@@ -52,7 +52,7 @@ def cage_with_or_without(request: pytest.FixtureRequest, cage: Sandbox, monkeypa
     return cage
 
 
-@pytest.mark.parametrize("then", ["sys.exit(0)", "os.abort()", "time.sleep(60)"])
+@pytest.mark.parametrize("then", ["sys.exit(0)", "time.sleep(60)"])
 def test_a_daemon_is_gone_when_the_run_is(then: str, cage_with_or_without: Sandbox, run: Run) -> None:
     limit = {"wall_seconds": 1.0} if "sleep" in then else {}
     outcome = run(cage_with_or_without, DAEMON.format(then=then), **limit)
@@ -110,7 +110,6 @@ TOO_MUCH = "wrote more than 8 MiB"
 FILES = "import os, time\nfor i in range(10): open(f'big{i}', 'wb').write(b'x' * (2 << 20))"
 DISK_FILLERS = {
     "one file": ("open('big', 'wb').write(bytes(64 << 20))", None),
-    "many files": (f"{FILES}\ntime.sleep(30)", TOO_MUCH),
     "at the end": (FILES, TOO_MUCH),
     "in /tmp": (FILES.replace("big", '{os.environ["TMPDIR"]}/big'), TOO_MUCH),
     "without a name": (

@@ -41,6 +41,7 @@ from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
 from autoresearch_jax.types import HOLDOUT_SCORE, Scrutiny
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 NUM_ROWS = 9  # the last batch of four is not full
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.integers(0, 256, (NUM_ROWS, 17)).astype(np.uint16)

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from autoresearch_jax.types import (
     CompileCost,
     LossLimit,
     Measurement,
-    Scalar,
     Status,
     read_curve,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SECONDS = Budget(seconds=1.0)
 needs_accounts = pytest.mark.skipif(
     not (PROC / "self" / "schedstat").exists(), reason="this kernel keeps no accounts of threads"
@@ -75,21 +75,21 @@ def number(measured: Measurement, name: str) -> float:
 
 
 @needs_accounts
-def test_a_trial_counts_and_tells_attended_time(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
-    reports: list[Mapping[str, Scalar]] = []
-    task = make_task(SECONDS, clock=ATTENDED, max_stretch=20.0)
-    measured = run_trial(task, tiny_source, tmp_path / "trial", reports=reports)
-    assert measured.status is Status.OK, measured.error
-    assert measured.metrics["clock"] == ATTENDED
-    assert measured.metrics["clock_fault"] is None
-    assert TOO_BUSY not in measured.metrics
-    assert 0 < number(measured, "attended_share") <= 1
-    assert 0.1 < number(measured, "machine_speed") < 10
-    assert number(measured, "training_seconds") >= 1.0
-    assert number(measured, "wall_seconds") > 0.5 * number(measured, "training_seconds")
-    assert 0 < number(measured, "clock_seconds") < number(measured, "wall_seconds")
-    assert number(measured, "reference_seconds") > 0, "a trial outside of a run measures it"
-    assert measured.metrics["compiles_in_budget"] == 0, "the reference program is compiled before"
+def test_a_trial_counts_and_tells_attended_time(run_here: Run) -> None:
+    reports: list[dict[str, Any]] = []
+    answer = run_here("trial", reports, budget=SECONDS, clock=ATTENDED)
+    assert answer["status"] == Status.OK, answer
+    metrics = answer["metrics"]
+    assert metrics["clock"] == ATTENDED
+    assert metrics["clock_fault"] is None
+    assert TOO_BUSY not in metrics
+    assert 0 < metrics["attended_share"] <= 1
+    assert 0.1 < metrics["machine_speed"] < 10
+    assert metrics["training_seconds"] >= 1.0
+    assert metrics["wall_seconds"] > 0.5 * metrics["training_seconds"]
+    assert 0 < metrics["clock_seconds"] < metrics["wall_seconds"]
+    assert metrics["reference_seconds"] > 0, "a trial outside of a run measures it"
+    assert metrics["compiles_in_budget"] == 0, "the reference program is compiled before"
     shares = [report["attended_share"] for report in reports if "attended_share" in report]
     assert shares
     assert all(isinstance(share, float) and 0 < share <= 1 for share in shares), shares

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from lm_trials import MakeTask, run_trial
 from marked_processes import DAEMON, comes_true, marked_processes
-from tracing import edited
 
-from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.types import Budget, CandidateRejected, Scalar, Status
+from autoresearch_jax.types import Budget, Status
 
 # Of a trial's process, before it does anything else
 SITECUSTOMIZE = f"import sys\nif 'autoresearch_jax.tasks.lm.worker' in sys.orig_argv:\n    exec({DAEMON!r})\n"
@@ -20,49 +18,30 @@ SITECUSTOMIZE = f"import sys\nif 'autoresearch_jax.tasks.lm.worker' in sys.orig_
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Mapping[str, str]:
-    """Has each trial's process leave a daemon behind; the trace inherits less of it, but a path with the mark."""
+    """Has each trial's process leave a daemon behind."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
     return {**os.environ, "PYTHONPATH": str(site), "PATH": f"{os.environ['PATH']}:{site}"}
 
 
-def ended(task: LmTask, source: str, folder: Path) -> tuple[Status, str | None]:
-    """How a trial ended; three processes of it are alive while it runs."""
-    alive = []
-
-    def look(report: Mapping[str, Scalar]) -> None:
-        alive.append(len(marked_processes(str(folder.parent))))
-
-    try:
-        measured = run_trial(task, source, folder, on_progress=look)
-    except CandidateRejected as rejection:
-        return rejection.status, rejection.reason
-    assert alive[0] == 3  # guard, worker, daemon
-    return measured.status, measured.error
-
-
 @pytest.mark.slow
 def test_training_that_takes_too_long_leaves_no_process(
     make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
 ) -> None:
+    """For a trace that does see the red team and test_sandbox_limits.py."""
+    alive: list[int] = []
     task = make_task(Budget(seconds=600.0), environment=environment, train_slack=-599.5)
-    status, reason = ended(task, tiny_source, tmp_path / "trial")
-    assert status is Status.TIMEOUT
-    assert reason.startswith("train took too long: `step` did not end within ")
+    measured = run_trial(
+        task,
+        tiny_source,
+        tmp_path / "trial",
+        on_progress=lambda report: alive.append(len(marked_processes(str(tmp_path)))),
+    )
+    assert alive[0] == 3  # guard, worker, daemon
+    assert measured.status is Status.TIMEOUT
+    assert (measured.error or "").startswith("train took too long: `step` did not end within ")
     assert marked_processes(str(tmp_path)) == []
-
-
-@pytest.mark.slow
-def test_a_trace_that_takes_too_long_leaves_no_process(
-    make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
-) -> None:
-    body = DAEMON + "print('a daemon is left', flush=True)\nwhile True: pass\n"
-    task = make_task(environment=environment, trace=8.0)
-    source = edited(tiny_source, ("UNUSED = 1", f"exec({body!r})"))
-    assert ended(task, source, tmp_path / "trial") == (Status.TIMEOUT, "the trace ran longer than 8 s")
-    assert marked_processes(str(tmp_path)) == []
-    assert "a daemon is left" in (tmp_path / "trial" / "trace.log").read_text()
 
 
 def test_a_trial_ends_with_its_driver(environment: Mapping[str, str], tmp_path: Path) -> None:
