@@ -57,7 +57,6 @@ def measure_request(folder: Path, **fields: Any) -> MeasureRequest:
         "program_hash": "a",
         "dataset_folder": "data",
         "sequence_length": 8,
-        "split": "val",
         "judge_tokens": None,
         "scrutiny": Scrutiny.SEARCH,
         "seed": 0,

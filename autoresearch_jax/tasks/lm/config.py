@@ -24,6 +24,7 @@ SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see
 SNAPSHOT_BEGINS = "snapshot begins"  # the event after which a process of these reads the snapshot
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
+SPLIT = "val"  # what a run is judged on
 PROFILED_STEPS = 10  # of a trial that is profiled
 PROFILE = "profile"  # where its trace is, in its log folder; and among the metrics, how many steps were traced
 
@@ -137,7 +138,6 @@ class MeasureRequest:
     program_hash: str
     dataset_folder: str
     sequence_length: int
-    split: str
     judge_tokens: int | None
     scrutiny: Scrutiny
     seed: int
@@ -198,7 +198,6 @@ class LmTaskConfig:
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
-      split: what is judged. An audit judges the holdout besides, see `Scrutiny`.
       judge_tokens: judge about this many tokens from a split's start; None judges all of it.
       trace_limits: what a trace may use; its time is `limits.trace`.
       profile: whether some steps of each trial are traced, see `MeasureRequest`; its score is not to be compared.
@@ -219,7 +218,6 @@ class LmTaskConfig:
     compile_cache_dir: Path | None = None
     clock: str = WALL
     editable_name: str = "train_lib.py"
-    split: str = "val"
     judge_tokens: int | None = None
     limits: TimeLimits = field(default_factory=TimeLimits)
     trace_limits: ProcessLimits = field(default_factory=ProcessLimits)

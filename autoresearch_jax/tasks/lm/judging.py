@@ -16,7 +16,7 @@ from autoresearch_jax.errors import causes
 from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.lm.clock import uncalibrated_clock
-from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest, TrialFailedError
+from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, SPLIT, MeasureRequest, TrialFailedError
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset, DatasetError
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
 from autoresearch_jax.tasks.lm.flops import TooCostlyError, check_memory
@@ -170,7 +170,7 @@ class Judging:
         self._programs = programs
         self._mesh = mesh
         self._lead = lead
-        self._eval_set = load_eval_set(dataset, programs.vocab_size, request.split, request.judge_tokens, request.seed)
+        self._eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, request.judge_tokens, request.seed)
         self._holdout = None
         if request.scrutiny is Scrutiny.AUDIT:
             self._holdout = load_eval_set(dataset, programs.vocab_size, "holdout", request.judge_tokens, request.seed)
@@ -336,7 +336,7 @@ def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[s
     facts = {
         "program_hash": request.program_hash,
         "seed": request.seed,
-        "split": request.split,
+        "split": SPLIT,
         "judge_tokens": request.judge_tokens,
         "made_with": made_with(),
         **request.facts,

@@ -25,7 +25,7 @@ from autoresearch_jax.tasks.lm.clock import (
     uncalibrated_clock,
     wait_for_rest,
 )
-from autoresearch_jax.tasks.lm.config import PROFILE, SNAPSHOT, MeasureRequest, TrialFailedError
+from autoresearch_jax.tasks.lm.config import PROFILE, SNAPSHOT, SPLIT, MeasureRequest, TrialFailedError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
@@ -318,7 +318,7 @@ class _Trial:
             tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
             facts={
                 "dataset": str(dataset.folder),
-                "split": request.split,
+                "split": SPLIT,
                 "judge_tokens": request.judge_tokens,
                 "seed": request.seed,
                 "num_steps": result.num_steps,

@@ -19,7 +19,7 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.channel import Gathering
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
-from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
+from autoresearch_jax.tasks.lm.config import SPLIT, TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.contract_text import contract_text
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset
 from autoresearch_jax.tasks.lm.device import (
@@ -153,7 +153,7 @@ class LmTask:
 
     def keep_eval_bundle(self, folder: Path) -> str:
         """See `engine.task.EvalBundleTask`."""
-        return keep_eval_bundle(self._config.dataset, self._config.split, folder)
+        return keep_eval_bundle(self._config.dataset, SPLIT, folder)
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         require_size(source, self._config.caps.source_bytes)
@@ -210,7 +210,6 @@ class LmTask:
             program_hash=candidate.program_hash,
             dataset_folder=str(config.dataset.folder.absolute()),
             sequence_length=config.dataset.sequence_length,
-            split=config.split,
             judge_tokens=config.judge_tokens,
             scrutiny=scrutiny,
             seed=seed,
@@ -356,7 +355,7 @@ class LmTask:
             return None
         for folder in writable:
             folder.mkdir(parents=True, exist_ok=True)
-        splits = {"train", config.split} | ({"holdout"} if scrutiny is Scrutiny.AUDIT else set())
+        splits = {"train", SPLIT} | ({"holdout"} if scrutiny is Scrutiny.AUDIT else set())
         machine = config.device.platform, config.host_devices
         variables = worker_variables(*machine, config.environment, config.compile_cache_dir, config.num_hosts)
         return cage.landlock(*machine, variables, self._reach(splits, readable, writable), config.num_hosts)

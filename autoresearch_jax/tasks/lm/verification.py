@@ -14,7 +14,7 @@ from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, Wo
 from autoresearch_jax.sandbox.sandbox import scratch_folder
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.tasks.lm import cage
-from autoresearch_jax.tasks.lm.config import SCORE_SNAPSHOT, SNAPSHOT_BEGINS
+from autoresearch_jax.tasks.lm.config import SCORE_SNAPSHOT, SNAPSHOT_BEGINS, SPLIT
 from autoresearch_jax.tasks.lm.data.dataset import (
     MANIFEST,
     Dataset,
@@ -37,7 +37,6 @@ from autoresearch_jax.tasks.lm.trial import naming_variables
 from autoresearch_jax.types import CandidateUntouched
 
 PREPARE = "run `autoresearch prepare` again"
-SPLIT = "val"  # what a run is judged on
 TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device
 STARTUP_SECONDS = 120.0
 ANSWER_SECONDS = 24 * 3600.0  # a person who waits ends it sooner
