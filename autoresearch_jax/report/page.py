@@ -64,7 +64,7 @@ def static_page(
         parts = run_parts(runs[0], sources[0], commands[0], runs[0].summary.ended or "", swarm)
     else:
         parts = _parts_of_several(runs, sources)
-    plotly, script = plotly_script(), _asset("page.js")
+    plotly, script = plotly_script(), asset("page.js")
     policy = _POLICY.format(scripts=" ".join(f"'sha256-{_hash(text)}'" for text in (plotly, script)))
     title = ", ".join(run.tag for run in runs)
     shown = {"policy": policy, "plotly": _packed(plotly), "script": _raw(script), "live": ""}
@@ -96,7 +96,7 @@ def _render(
             parts=safe,
             kept_any=any(run.kept for run in runs),
             data={"runs": [chart_data(run) for run in runs], "swarm": None if swarm is None else swarm_chart(swarm)},
-            style=_raw(_asset("page.css")),
+            style=_raw(asset("page.css")),
             **context,
         )
     )
@@ -248,18 +248,14 @@ def plotly_script() -> str:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the page's own: page.js or page.css."""
     return (importlib.resources.files("autoresearch_jax.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _packed(text: str) -> str:
     """A text as gzip in base64, which the page's script unpacks: a third of its size."""
     return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
-
-
-def page_script() -> str:
-    """The page's own script."""
-    return _asset("page.js")
 
 
 def _hash(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.report.history import History, KeptEdit
-from autoresearch_jax.report.page import INTERVAL, duration, kind_of
+from autoresearch_jax.report.page import INTERVAL, PLUS_MINUS, duration, kind_of
 from autoresearch_jax.sanitize import clean_line
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _title(run: History) -> str:
     baseline, champion = run.summary.baseline, run.summary.champion_score
     assert baseline is not None
     assert baseline.score is not None
-    now = "" if champion is None else f" \N{RIGHTWARDS ARROW} {_pm(plus_minus(champion))}"
+    now = "" if champion is None else f" \N{RIGHTWARDS ARROW} {plus_minus(champion).replace('+-', PLUS_MINUS)}"
     return f"{clean_line(run.tag, 40)}: {clean_line(run.metric.name, 40)} {baseline.score:.4f}{now}"
 
 
@@ -188,7 +188,3 @@ def _subtitle(runs: Sequence[History]) -> str:
         )
         found.append(f"{words}, {device}" if device else words)
     return clean_line("  |  ".join(found), SUBTITLE)
-
-
-def _pm(text: str) -> str:
-    return text.replace("+-", "\N{PLUS-MINUS SIGN}")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.report.feed import Event, RunFeed
-from autoresearch_jax.report.page import page_script, plotly_script
+from autoresearch_jax.report.page import asset, plotly_script
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -152,7 +152,7 @@ def make_app(broadcast: Broadcast, token: str | None) -> "Starlette":
         )
 
     async def script(request: "Request") -> "Response":
-        return PlainTextResponse(page_script(), media_type="text/javascript")
+        return PlainTextResponse(asset("page.js"), media_type="text/javascript")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: "Starlette") -> AsyncIterator[None]:

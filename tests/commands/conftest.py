@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import PROGRAM, SOURCE, FakeTask
 from filelock import FileLock
 from finished_night import Night, run_night
+from hand_runs import Made
 from repositories import make_repository
+from task_stand_in import stand_in
 
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
@@ -28,6 +31,16 @@ def tiny_run(tiny_dataset: Dataset, tiny_source: str, compile_cache: Path, tmp_p
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy", "--seed=0"),
         f"--compile_cache={compile_cache}",
     ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that is the present folder, and a task of milliseconds."""
+    make_repository(tmp_path, SOURCE, PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    stand_in(monkeypatch, lambda options: Made.task)
+    monkeypatch.setattr(Made, "task", FakeTask())
+    return tmp_path
 
 
 @pytest.fixture

@@ -6,27 +6,11 @@ from pathlib import Path
 
 import pytest
 from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
-from repositories import git, make_repository
-from task_stand_in import stand_in
+from hand_runs import Made
+from repositories import git
 
 from autoresearch_jax import cli
 from autoresearch_jax.engine.run_folder import RunFolder
-
-
-class Made:
-    """The task that the options stand for."""
-
-    task = FakeTask()
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A repository that is the present folder, and a task of milliseconds."""
-    make_repository(tmp_path, SOURCE, PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    stand_in(monkeypatch, lambda options: Made.task)
-    monkeypatch.setattr(Made, "task", FakeTask())
-    return tmp_path
 
 
 def figures(output: str) -> dict[str, str]:

@@ -1,25 +1,14 @@
 """What program.md does at the start of `run`: what will end the run is said, and no limit on it is lost."""
 
 import json
-from pathlib import Path
 
 import pytest
-from fakes import PROGRAM, SOURCE, FakeTask
-from repositories import git, make_repository
-from task_stand_in import stand_in
+from fakes import PROGRAM, FakeTask
+from repositories import git
 
 from autoresearch_jax import cli
 
 LIST = "- 8 experiments\n"
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A repository that is the present folder, and a task of milliseconds."""
-    make_repository(tmp_path, SOURCE, PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    stand_in(monkeypatch, lambda options: FakeTask())
-    return tmp_path
 
 
 def run(*arguments: str) -> int:

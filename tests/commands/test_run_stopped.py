@@ -12,11 +12,8 @@ from pathlib import Path
 import durable
 import pytest
 from durable import LABEL
-from fakes import PROGRAM, SOURCE, FakeTask
 from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
-from repositories import make_repository
-from task_stand_in import stand_in
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
@@ -126,29 +123,19 @@ def test_told_to_end_while_it_starts_a_run_ends_cleanly(flags: list[str], tmp_pa
     assert marked_processes(str(tmp_path)) == []
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository that is the present folder, and a task of milliseconds."""
-    make_repository(tmp_path, SOURCE, PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    stand_in(monkeypatch, lambda options: FakeTask())
-
-
-def test_a_start_that_is_refused_leaves_no_ledger(
-    fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_start_that_is_refused_leaves_no_ledger(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = {"--proposer=replay": "--replay", "--proposer=command": "--agent_command", "--snapshot_dir=az://x/y": "az:"}
     for flag, words in flags.items():
         assert main(["run", "--tag=refused", flag]) != 0
         assert words in capsys.readouterr().err
-        assert not (tmp_path / "runs/refused/ledger.db").exists()
+        assert not (place / "runs/refused/ledger.db").exists()
 
 
 def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_left_as_it_is(
-    fake: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--tag=done", "--experiments=0"]) == 0
-    ledger = tmp_path / "runs/done/ledger.db"
+    ledger = place / "runs/done/ledger.db"
     whole = ledger.read_bytes()
     damaged = whole[:5000] + bytes(4000) + whole[9000:]
     for content, words in ((damaged, "is damaged ("), (b"", "is missing or empty: restore"), (None, "is missing or")):
@@ -165,8 +152,8 @@ def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_le
             if command == "run":
                 assert words in said
         assert (ledger.read_bytes() if ledger.exists() else None) == content, "nothing is written to it"
-    (tmp_path / "runs/done/run.json").rename(tmp_path / "run.json")  # even then there are snapshots
+    (place / "runs/done/run.json").rename(place / "run.json")  # even then there are snapshots
     assert main(["run", "--tag=done"]) == 1
-    (tmp_path / "run.json").rename(tmp_path / "runs/done/run.json")
+    (place / "run.json").rename(place / "runs/done/run.json")
     ledger.write_bytes(whole)
     assert main(["run", "--tag=done", "--experiments=0"]) == 0

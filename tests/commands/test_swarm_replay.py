@@ -90,8 +90,9 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     git(place.path, "add", *COMMAND_FILES)
     git(place.path, "commit", "-q", "-m", "start")
     where = ("--run_dir=bob/runs", "--tag=night")
-    flags = ("--task=command", "--proposer=constants", "--seed=0", "--clock=wall", "--budget_seconds=600")
-    assert cli.main(["run", *where, *flags, f"--cache_dir={sandbox_cache}", "--experiments=1"]) == 0
+    flags = ("--task=command", "--seed=0", "--clock=wall", "--budget_seconds=600", "--baseline_runs=2")
+    flags += ("--proposer=constants", f"--cache_dir={sandbox_cache}", "--experiments=0")
+    assert cli.main(["run", *where, *flags]) == 0
     run, base = RunFolder(place.path / "bob/runs/night"), (place.path / "tour.py").read_text()
     truth = measured(run)
     assert truth.value is not None

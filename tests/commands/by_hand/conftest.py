@@ -5,22 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import PROGRAM, SOURCE, FakeTask
+from fakes import FakeTask
 from hand_runs import Call, Made
-from repositories import make_repository
-from task_stand_in import stand_in
 
 from autoresearch_jax import cli
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that is the present folder, and a task of milliseconds."""
-    make_repository(tmp_path, SOURCE, PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    stand_in(monkeypatch, lambda options: Made.task)
+def quiet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are on a task of little noise."""
     monkeypatch.setattr(Made, "task", FakeTask(noise=0.0001))
-    return tmp_path
 
 
 @pytest.fixture
