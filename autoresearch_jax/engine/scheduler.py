@@ -220,7 +220,9 @@ class Measuring:
 
     def _prepare(self, experiment: ExperimentRow) -> Conclude | None:
         """Makes an experiment ready to measure; returns how it ends if there is nothing to measure."""
-        page, champion = self._parts.program.program, self._recorder.champion
+        parts = self._parts
+        parts.disk.require_room()
+        page, champion = parts.program.program, self._recorder.champion
         if champion is not None and (twin := self._same_program.known(experiment)) is not None:
             same = champion if champion.program_hash == twin.program_hash else None
             if (known := conclude_known_program(self._ledger, experiment, twin, same, page)) is not None:
@@ -229,7 +231,7 @@ class Measuring:
         candidate = self._trace(experiment, self._ledger.source(experiment.id))
         if isinstance(candidate, Conclude):
             return candidate
-        with self._parts.interrupts.allowed():
+        with parts.interrupts.allowed():
             same = self._same_program.champion(experiment, candidate, champion)
         program_hash = candidate.program_hash if same is None else same.program_hash
         assert program_hash is not None
