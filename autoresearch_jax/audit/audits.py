@@ -99,7 +99,7 @@ class _Subject:
 def kept_experiments(ledger: Ledger) -> list[ExperimentRow]:
     """What a run kept: its baseline, and every champion after it.
 
-    Raises AuditError if nothing but its baseline, or not even that.
+    Raises AuditError if it kept nothing but its baseline, or not even that.
     """
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP]
     if len(rows) < 2:

@@ -97,7 +97,7 @@ def terminal_size(stream: TextIO | PatientTerminal) -> tuple[int, int]:
 
 
 def notices_of(command: str) -> Callable[[str], None]:
-    """Prints what the user of a command should know, on standard error."""
+    """A function that prints what the user of a command should know, on standard error."""
     return lambda text: say(f"autoresearch {command}: {text}", sys.stderr)
 
 

@@ -69,8 +69,8 @@ def next_step(
 ) -> Step | None:
     """What certification does next; None if nothing is in doubt, or its share is spent.
 
-    Edits that were taken out before, or cannot be, were looked at. At the end of the search the champion, too, is
-    measured until it is known.
+    `looked_at` are edits that were taken out before, or cannot be; `spent` counts certification's runs. `at_end`: the
+    champion, too, is measured until it is known.
     """
     left = _left(lineage, spent, settings)
     of_champion = _wanted_of_champion(lineage) if at_end else 0

@@ -106,7 +106,7 @@ def correlation_of_seeds(first_runs: Sequence[tuple[int, float, float]], sigma: 
 
     The slope of candidates' first runs over the champion's runs with the same seeds, less its standard error: too small
     a correlation only wastes runs, one that is not there would forge evidence. First runs only, because whether there
-    is a second depends on the first. They are of each candidate its champion, the champion's run and its own.
+    is a second depends on the first. `first_runs`: of each candidate its champion, the champion's run and its own.
     """
     groups: dict[int, list[tuple[float, float]]] = {}
     for champion, its_run, run in first_runs:

@@ -127,9 +127,9 @@ class Flight:
     def finish_one(self, timeout: float | None) -> None:
         """Waits until a trial is over, and stores what it gave; `timeout` is in seconds, None for no limit.
 
-        Raises RunError if the task or the champion failed too often, or the disk has no room; experiments stay open;
-        StopReached if other work kept the machine busy until the run was over; KeyboardInterrupt if the process was
-        asked to end.
+        Raises RunError if the task or the champion failed too often, or the disk has no room; StopReached if other work
+        kept the machine busy until the run was over; KeyboardInterrupt if the process was asked to end. In each case
+        the experiments stay open.
         """
         with self._parts.interrupts.allowed():
             finished = self._parts.executor.next_finished(timeout)

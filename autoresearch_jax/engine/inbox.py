@@ -19,7 +19,7 @@ HAND = "hand"  # in place of a proposer's name
 class HandedText:
     """A text that waits to be measured, or was."""
 
-    id: int  # its number in the queue: 1, 2, 3, ..
+    id: int  # its number in the queue: 1, 2, 3, ...
     created_at: float  # in seconds since 1970
     hypothesis: str  # one clean line
     category: str

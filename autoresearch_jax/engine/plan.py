@@ -209,7 +209,10 @@ def conclude_known_program(
     champion: ExperimentRow | None,
     program: ProgramPage,
 ) -> Conclude | None:
-    """How an experiment ends without a trial if its program was measured before, such as the champion's; else None."""
+    """How an experiment ends without a trial if its program was measured before, such as the champion's; else None.
+
+    `champion` is None unless the program is the champion's.
+    """
     if champion is not None:
         return _compare_with_champion(ledger, experiment, champion, program)
     if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more

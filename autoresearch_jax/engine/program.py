@@ -63,7 +63,10 @@ class ProgramPage:
         return ORIGINAL_NOTE + self.text if self.is_original else self.text
 
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
-        """The table as it fits a source, see `fit_row`; raises ProgramError where the source's constants are others."""
+        """The table as it fits a source, see `fit_row`.
+
+        Raises ProgramError if a constant is missing or its value is of another type.
+        """
         try:
             return tuple(fit_row(row, constants) for row in self.constants)
         except TableError as error:

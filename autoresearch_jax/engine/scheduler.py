@@ -63,8 +63,8 @@ class Scheduler:
         """Runs what open experiments want, and what is begun besides; until nothing is open and nothing begun.
 
         `begin` is called while a trial could be started and none is wanted, and returns False if it begins nothing now;
-        `seconds_to_wait` until it may begin something then is None if only the end of a trial changes that. Raises what
-        `Flight.finish_one` does.
+        `seconds_to_wait` returns the seconds until it may begin something; None if only the end of a trial changes
+        that. Raises what `Flight.finish_one` does.
         """
         while True:
             while self._flight.num_free > 0 and (self._start_wanted() or begin()):
@@ -167,8 +167,8 @@ class Measuring:
         One that was made from an earlier champion, and is not discarded, is moved to the one of now. It has to wait for
         its own trials, unless it is the baseline, and for another one that is about to become the champion.
 
-        Raises RunError if the task failed too often, or the disk has no room; the experiment stays open; StopReached if
-        the machine failed until the run was over; KeyboardInterrupt if the process was asked to end.
+        Raises RunError if the task failed too often, or the disk has no room; StopReached if the machine failed until
+        the run was over; KeyboardInterrupt if the process was asked to end. In each case the experiments stay open.
         """
         champion = self._recorder.champion
         upon = None if champion is None else champion.id
@@ -262,7 +262,10 @@ class Measuring:
                     return Conclude(Status.CRASH, Decision(Action.DISCARD, failure))
 
     def _move(self, experiment: ExperimentRow, champion: ExperimentRow) -> Conclude | None:
-        """Moves an experiment and its trials to the champion of now by a merge; how it ends if it cannot be."""
+        """Moves an experiment to the champion of now by a three-way merge.
+
+        Finished trials count as runs upon the former. Returns how it ends if it cannot be.
+        """
         source = self._rebased(experiment, champion)
         if source is None:
             return self._stale(experiment, champion, DIFFERS)

@@ -58,8 +58,8 @@ def keep_to_settings(
 ) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
 
-    Other `flags`, which are kept for later commands, are no other settings. Raises RunFolderError if some settings
-    differ; RunError if the eval bundle is not that of the run's beginning.
+    `flags` are kept for later commands and are not compared. Raises RunFolderError if some settings differ; RunError if
+    the eval bundle is not that of the run's beginning.
     """
     stored = ledger.settings()
     if stored:

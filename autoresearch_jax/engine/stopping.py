@@ -288,7 +288,7 @@ class MachineWaits:
         self._first_wait_seconds = first_wait_seconds
 
     def wait(self, why: str, waits: int, champion: ExperimentRow | None, started: float) -> None:
-        """Says why, and waits, at most as long as the run may last; `waits` came before it in a row.
+        """Says why, and waits, at most as long as the run may last; `waits` is how many came before it in a row.
 
         `champion` is None while the stopping list does not count: before the baseline is measured, and while
         certification follows the end of the search. All time from `started` (`time.monotonic()`) on counts.

@@ -92,7 +92,10 @@ def category_names(brief: Brief) -> list[str]:
 def read_answers(
     text: str, brief: Brief, count: int, secrets: Sequence[str] = ()
 ) -> tuple[list[Answer], list[EditError]]:
-    """As `read_answer`, for `count` proposals: those that can be used, and why others cannot; one of them must."""
+    """As `read_answer`, for `count` proposals: those that can be used, and why others cannot.
+
+    Raises EditError if none can.
+    """
     found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
     if len(found) < 2:
         return [read_answer(text, brief, secrets)], []

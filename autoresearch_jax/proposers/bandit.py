@@ -33,7 +33,10 @@ def posterior_draw(
     prior_weight: float = 1.0,
     further: tuple[float, float] = (0.0, 0.0),
 ) -> float:
-    """Draws the probability that one more is a gain; `further` gains and misses count beside the outcomes, by age."""
+    """Draws the probability that one more is a gain, from outcomes weighted by age.
+
+    `further` gains and misses are added.
+    """
     gains, misses = prior_weight * PRIOR_GAINS + further[0], prior_weight * PRIOR_MISSES + further[1]
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)

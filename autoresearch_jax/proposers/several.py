@@ -14,7 +14,10 @@ class Waiting(Protocol):
     """Where an agent's proposals wait, on disk, so that a kill loses none."""
 
     def keep(self, brief: Brief, first: str, others: Sequence[Proposal]) -> None:
-        """Stores the other texts of an answer, each once, in place of earlier ones for that brief."""
+        """Stores the other texts of an answer in place of earlier ones for that brief.
+
+        Each once, none that is `first` or the champion's; without any, what waits stays.
+        """
 
     def take(self, brief: Brief) -> Proposal | None:
         """The oldest that fits the champion of now, bound to the brief's experiment; None if none waits."""

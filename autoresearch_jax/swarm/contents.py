@@ -184,8 +184,9 @@ def read_swarm(
 ) -> Swarm:
     """Reads all that a peer's folder holds; the network is not asked.
 
-    Pages are by their commits: those that were read before, and from now on, as each takes some milliseconds. The
-    library has the ids of findings. Raises SwarmError if this folder is no peer's; GitError if there is no git.
+    `pages`, by commit, are those read before; new ones are added, as each takes some milliseconds. `library` has the
+    ids of findings; by default that of `open_own_library`, read anew. Raises SwarmError if this folder is no peer's;
+    GitError if there is no git.
     """
     peer, pages = Peer(folder, environment, lambda text: None), {} if pages is None else pages
     settings, store, blocked = peer.settings, peer.store, folder.blocked_names()
