@@ -8,6 +8,7 @@ import pytest
 from audited import GAINS, RUNS, OverfittedTask, Silent, audits, by_name, merge_in, trials_of
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.audit.audits import AuditError
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.plan import draw_audit_seeds, draw_seed
@@ -84,6 +85,15 @@ def test_a_gain_that_shrinks_on_fresh_seeds_is_told(night):
     assert figures["gain_val"] < reported / 2
     assert f"; the run reported {reported:.4g}, and on seeds that chose nothing val shows " in figures["in_words"]
     assert "reported" not in audits(night, FakeTask()).holdout(RUNS).figures["in_words"]
+
+
+def test_each_reading_is_counted_and_has_seeds_of_its_own(night):
+    ledger = night.ledger()
+    readings = [audits(night, FakeTask(), ledger=ledger).holdout(2).figures["holdout_readings"] for _ in range(3)]
+    assert readings == [1, 2, 3]
+    used = [{trial.seed for trial in trials_of(ledger, number)} for number in (1, 2, 3)]
+    of_search = {trial.seed for trial in ledger.trials()}
+    assert len(set.union(*used, of_search)) == sum(map(len, used)) + len(of_search)
 
 
 def test_seeds_of_audits():
@@ -211,6 +221,13 @@ def test_a_gain_at_another_depth(night):
     assert figures["in_words"] == "the champion is better than the baseline at DEPTH 8 with 2 times the budget, too"
     assert "holdout" not in found.table[0]
     assert by_name(found)["baseline"]["loss"] == pytest.approx(1.6, abs=0.003)
+
+
+def test_a_gain_that_is_all_depth_cannot_be_transferred(bench):
+    bench.loop(FakeTask(), ScriptedProposer([moved(DEPTH=6)])).run()
+    expected = "champion and baseline are the same program at DEPTH 8: all of the gain is in DEPTH"
+    with pytest.raises(AuditError, match=expected):
+        audits(bench, FakeTask()).transfer(2, 8, 2.0)
 
 
 def test_a_depth_that_cannot_be_set(bench):

@@ -23,6 +23,7 @@ from autoresearch_jax.types import (
     TOO_BUSY,
     Candidate,
     CandidateRejected,
+    CandidateUntouched,
     Measurement,
     Status,
 )
@@ -176,6 +177,23 @@ def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
     assert [trial.status for trial in trials_of(ledger)] == ["ok", "ok", "crash", "crash", None]
     found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
     assert (found.figures["failed_runs"], found.figures["pairs"]) == (2, RUNS - 1)
+
+
+def test_a_process_that_died_before_it_touched_the_candidate_ends_an_audit_that_goes_on_with_the_same_trial(night):
+    audits(night, FakeTask(), ledger=(whole := night.ledger())).holdout(RUNS)
+    expected = rows_of(whole)
+    forget_audits(night)
+
+    def die(number: int, _: Candidate) -> None:
+        if number == 1:
+            raise CandidateUntouched("starting the process of a trial: Unknown flag; see worker.log")
+
+    ledger = night.ledger()
+    with pytest.raises(RunError, match=r"^starting .*: Unknown flag; see worker.log; the same command goes on from"):
+        audits(night, TroubledTask(die), ledger=ledger).holdout(RUNS)
+    assert [trial.status for trial in trials_of(ledger)] == ["ok", None], "nothing is entered as tried"
+    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    assert rows_of(ledger) == expected
 
 
 def test_a_full_disk_ends_an_audit_that_goes_on_later(night):

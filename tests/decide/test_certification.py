@@ -69,6 +69,14 @@ def test_an_edit_that_is_not_missed_is_reverted_and_one_that_is_missed_stays(kep
     assert (1 in lineage.champion) is not action.keeps
 
 
+@pytest.mark.parametrize("run", [5.0, 15.0])
+def test_no_group_is_decided_by_one_run(run):
+    lineage = one_of_each(0).lineage
+    lineage.begin(9, without=(1,))
+    lineage.observe(9, run)
+    assert decide_revert(lineage, 9, METRIC).action is Action.MEASURE_CANDIDATE
+
+
 @cache
 def _searched(seed: int) -> Night:
     night = Night(seed)

@@ -49,6 +49,14 @@ def test_what_is_clear_is_decided_at_once(rule):
     assert candidate([1e4, 1e4], rule=rule) is Action.KEEP
 
 
+def test_a_stricter_rule_asks_for_more():
+    for doubtful in ([1.2, 0.8], [1.5], [0.8, 0.8, 0.8], [2.0]):
+        kept = {name: candidate(doubtful, rule=rule).keeps for name, rule in RULES.items()}
+        assert kept["fast"] >= kept["balanced"] >= kept["strict"]
+    assert candidate([1.2, 0.8], rule=RULES["fast"]) is Action.KEEP
+    assert not candidate([1.2, 0.8], rule=RULES["strict"]).keeps
+
+
 def test_one_wild_run_does_not_decide():
     gain = 8.0
     assert candidate([gain, -0.5]) in MEASURES

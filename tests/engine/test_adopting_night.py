@@ -13,8 +13,9 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run
 from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, id_of_content, open_library
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
-from autoresearch_jax.proposers.adopting import AdoptingProposer
-from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal
+from autoresearch_jax.findings.trust import peer_of_source
+from autoresearch_jax.proposers.adopting import MOST_OBJECTIONS, AdoptingProposer, AdoptionOrder
+from autoresearch_jax.proposers.base import Brief, Objection, PastExperiment, Proposal
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Metric, Status
 
@@ -112,6 +113,24 @@ START = PastExperiment(0, "", "baseline", "", {}, Status.OK, 2.0, True, "")
 FIRST = Brief(1, 0, Metric("loss"), "", (), SOURCE, {}, 2.0, (START,), noise_floor=0.01)
 
 
+def order_of(peers) -> set[str | None]:
+    """Whose findings are worth an experiment to a run that has only begun."""
+    return {peer_of_source(one.source) for one in AdoptionOrder(CLASS)(FIRST, peers.findings(), peers.findings())}
+
+
+def test_what_others_found_of_a_peer_counts_but_no_single_one_can_have_it_left_alone(bench, peers):
+    """Six of a liar's claims that two others refuted: none of it is tried here."""
+    assert order_of(peers) == {"alice", "liar"}
+    for lie in LIES[:20]:
+        peers.add(replace(lie, evidence=(answer("bob", "discard"), answer("bob", "discard", "gpu"))), SOURCE)
+    assert order_of(peers) == {"alice", "liar"}
+    for lie in LIES[:6]:
+        peers.add(replace(lie, evidence=(answer("carol", "discard", "gpu"), answer("dave", "discard"))), SOURCE)
+    assert order_of(peers) == {"alice"}
+    loop_of(bench, peers, max_experiments=12).run()
+    assert {row.adopted_from for row in bench.ledger().experiments()} == {None, "alice"}
+
+
 def test_a_change_has_its_own_id_here_and_is_answered_when_it_gets_another(bench, tmp_path):
     """The user's folder has a peer's change under a name of its own, also where the run tries no findings of it."""
     shipped, peers = min(path.stem for path in SHIPPED.glob("*.md")), FindingFolder(tmp_path / "two", print)
@@ -141,3 +160,17 @@ def test_a_change_has_its_own_id_here_and_is_answered_when_it_gets_another(bench
     merge, told = merge_changes(bench.workspace().merge, bench.asset), print
     late = AdoptingProposer(Nothing(), Vanishing(peers.path, print), CLASS, merge, None, told, 1.0)
     assert late.propose(FIRST).adopted_from in ("alice", "liar")
+
+
+def test_findings_that_cannot_be_traced_hold_the_run_up_only_so_long(bench, peers):
+    examined = []
+
+    def examine(brief: Brief, proposal: Proposal) -> Objection:
+        examined.append(proposal.finding)
+        return Objection("it does not end")
+
+    merge = merge_changes(bench.workspace().merge, bench.asset)
+    proposer = AdoptingProposer(Nothing(), peers, CLASS, merge, examine, print, 1.0)
+    for turn in (1, 2):
+        assert proposer.propose(FIRST).hypothesis == "own 1"
+        assert len(set(examined)) == len(examined) == turn * MOST_OBJECTIONS

@@ -273,6 +273,22 @@ class Interrupted(LuckyTask):
         return super().measure(candidate, **options)
 
 
+def test_killed_while_a_target_is_certified_the_run_goes_on_as_if_nothing_had_been(bench, twin):
+    rule = LineageRule(Metric("loss"), fresh_runs=0)
+    script = [LUCKY, BETTER, WORSE]
+    for each in (bench, twin):
+        night(each, [], rule=rule, certification=AT_END)
+    baseline = summarize_run(twin.ledger()).champion_score.mean
+    for each in (bench, twin):
+        page = each.program.read_text()
+        each.program.write_text(page.replace("8 experiments", f"loss <= {baseline - 1.5 * SIGMA:.4f}"))
+    reason = night(twin, script, rule=rule, certification=AT_END)
+    while (found := night(bench, script, Interrupted(), rule, AT_END)) == INTERRUPTED:
+        pass
+    assert found == reason
+    assert substance(bench.ledger()) == substance(twin.ledger())
+
+
 def test_certification_anew_that_was_cut_short_gets_no_further_share(bench, twin):
     for each in (bench, twin):
         night(each, certification=CertificationSettings(share=0.0, every=0))

@@ -167,7 +167,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/night/results.tsv"
     [
         (FULL, "runs/night/results.tsv: the disk is full: free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "a: your quota of the disk is used up"),
+        (OSError(errno.ESTALE, "Stale file handle", "a"), "a: its disk does not answer any more: mount it again"),
         (sqlite3.OperationalError("database or disk is full"), "the ledger: the disk is full"),
+        (sqlite3.OperationalError("disk I/O error"), "the ledger: its disk fails"),
         (raised(RuntimeError("no"), context=raised(ValueError(), cause=FULL)), "runs/night/results.tsv: the disk is"),
         (ExceptionGroup("several", [ValueError(), FULL]), "runs/night/results.tsv: the disk is full"),
     ],

@@ -130,7 +130,7 @@ def test_it_is_asked_ahead_and_what_it_costs_is_that_experiments(bench):
 
 def test_a_limit_ends_the_run_holds_for_the_next_process_and_is_told(bench):
     with GeminiServer(lambda request: GOOD) as server:
-        limits = SpendingLimits(tokens=300_000, requests=1)
+        limits = SpendingLimits(dollars=2.5, tokens=300_000, requests=1)
         reason = loop_of(bench, server, FakeTask(noise=0), 5, limits=limits).run()
         assert reason.startswith("--max_requests=1")
         assert loop_of(bench, server, FakeTask(noise=0), 5, limits=limits).run() == reason
@@ -138,7 +138,7 @@ def test_a_limit_ends_the_run_holds_for_the_next_process_and_is_told(bench):
     for figures in (summarize_run(bench.ledger(), bench.folder).lines(), describe(bench.ledger(), bench.folder)):
         taken = [figures[name] for name in ("tokens", "max_tokens", "requests", "max_requests")]
         assert taken == [1250, 300_000, 1, 1]
-        assert "max_dollars" not in figures
+        assert figures["max_dollars"] == 2.5
     check(bench, 1)
 
 

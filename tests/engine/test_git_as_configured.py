@@ -115,9 +115,11 @@ SETTINGS = (
 )
 
 
-def test_settings_change_nothing(repo: Path, run_git: RunGit) -> None:
+def test_settings_change_nothing(repo: Path, run_git: RunGit, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in SETTINGS:
         run_git(repo, "config", *setting.split("="))
+    for variable in ("GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"):
+        monkeypatch.setenv(variable, "1")
     place = workspace(repo, LR=0.25)
     start = place.baseline()
     assert start.source == SOURCE.replace("LR = 0.5", "LR = 0.25")
@@ -141,7 +143,7 @@ def test_a_worktree_that_git_knows_by_a_relative_path(repo: Path) -> None:
     keep_one(place)
 
 
-@pytest.mark.parametrize("kind", ["linked worktree", "submodule", "sha256"])
+@pytest.mark.parametrize("kind", ["linked worktree", "submodule", "sparse", "sha256", "shallow"])
 def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path, kind: str) -> None:
     other = tmp_path / "other"
     match kind:
@@ -153,11 +155,15 @@ def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path
                 tmp_path / "super", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repo), "s"
             )
             other = tmp_path / "super/s"
+        case "sparse":
+            run_git(tmp_path, "clone", "-q", "--sparse", str(repo), str(other))
         case "sha256":
             run_git(tmp_path, "init", "-q", "--object-format=sha256", str(other))
             (other / "train_lib.py").write_text(SOURCE)
             run_git(other, "add", ".")
             run_git(other, "commit", "-qm", "start")
+        case "shallow":
+            run_git(tmp_path, "clone", "-q", "--depth=1", f"file://{repo}", str(other))
     try_commit(other / "train_lib.py")
     place = workspace(other)
     keep_one(place)

@@ -1,13 +1,12 @@
 """Texts that are handed to a run take the place of proposals, in their order."""
 
 import threading
-import time
 
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.inbox import HAND, Inbox, nearest
-from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.proposers.base import Proposal, ServiceDown
 from autoresearch_jax.types import Status
 
 BETTER = SOURCE.replace("LR = 0.5", "LR = 0.1")
@@ -62,8 +61,6 @@ def test_what_was_proposed_ahead_for_its_number_is_put_off(bench):
 
         def propose(self, brief):
             self.beside.append(threading.current_thread() is not threading.main_thread())
-            if self.beside[-1]:
-                time.sleep(0.3)  # the trial is over by then: an answer that is on its way is waited for
             old, new = [("LR = 0.5", "LR = 0.1"), ("DEPTH = 4", "DEPTH = 6")][len(self.beside) - 1]
             return Proposal(new, "code", source=brief.champion_source.replace(old, new))
 
@@ -135,6 +132,22 @@ def test_a_text_that_differs_in_comments_and_layout_alone_is_not_traced(bench):
     assert [row.status for row in rows] == [Status.DUPLICATE] * 2
     assert [row.program_hash for row in rows] == [ledger.experiment(1).program_hash, ledger.experiment(0).program_hash]
     assert task.traced == []
+
+
+def test_while_a_service_is_down_there_is_something_to_do(bench):
+    """The wait ends as soon as a text is there."""
+
+    class Down(ScriptedProposer):
+        def propose(self, brief):
+            self.briefs.append(brief)
+            if len(self.briefs) == 1:
+                hand_in(bench, DEEP)
+                raise ServiceDown("no answer", retry_seconds=3600.0)
+            return moved(LR=0.1)
+
+    proposer = Down([])
+    assert bench.loop(FakeTask(noise=0), proposer, max_experiments=2).run() == "2 experiments reached"
+    assert [row.proposer for row in bench.ledger().experiments()[1:]] == [HAND, "scripted"]
 
 
 def test_the_base_of_a_text_is_what_it_differs_from_least():

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_a_trial_by_hand_is_recorded_and_never_a_part_of_the_search(ledger):
     assert ledger.open_experiments() == []
     crash = Measurement(Status.CRASH, None, 7, error="boom")
     assert ledger.experiment(ledger.record_trial("x = = 1", crash, "", "print")).reason == "boom"
+
+
+def test_two_processes_write_to_one_ledger(ledger, tmp_path):
+    def write():
+        other = Ledger.open(tmp_path / "new" / "ledger.db")
+        for _ in range(20):
+            other.record_trial("LR = 3\n", GOOD, "", "print")
+        other.close()
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [row.id for row in ledger.experiments()] == list(range(40))
 
 
 def test_figures_that_are_not_numbers_do_not_spoil_the_ledger(ledger):

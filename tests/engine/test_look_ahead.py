@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import os
+import signal
 import threading
+from concurrent.futures import Future
 
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import as_running
-from autoresearch_jax.engine.proposals import Precheck, kept_proposal
+from autoresearch_jax.engine.proposals import PROPOSAL_FILE, Precheck, kept_proposal
 from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
 from autoresearch_jax.proposers.command import Agent as CommandAgent
@@ -246,6 +248,60 @@ def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
     assert nobody.briefs == []
     row = bench.ledger().experiment(1)
     assert (row.score, row.cost_dollars, row.hypothesis) == (1.2, 0.25, "LR = 0.1")
+
+
+def test_what_a_busy_machine_refuses_ahead_is_tried_again_in_its_turn(bench):
+    class Busy(FakeTask):
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            if beside_a_trial:
+                raise CandidateRejected(Status.TIMEOUT, "took longer than 300 s")
+            return super().prepare(source, log_dir)
+
+    task = Busy(noise=0)
+    precheck = bench.loop(task)._parts.precheck
+    agent = Agent([[LR], [DEPTH]], examine=precheck.check)
+    bench.loop(task, agent, max_experiments=2, precheck=precheck).run()
+    assert agent.threads == [False, True]
+    assert agent.objections == [None, None]
+    assert bench.ledger().experiment(2).score == 1.1
+
+
+def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench):
+    closed = threading.Event()
+
+    class Thinking(Agent):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()  # the trial is over by then
+                assert closed.wait(60)
+                raise ProposalFailed("closed")
+            return super().propose(brief)
+
+        def close(self):
+            closed.set()
+
+    assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
+    assert bench.ledger().experiment(1).score == 1.2
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_a_proposal_under_way_is_waited_for_before_its_number_is_taken(bench, tmp_path):
+    class Late(Future):
+        """Its answer is on disk once it was waited for."""
+
+        def exception(self, timeout=None):
+            (tmp_path / "answer").rename(path)
+            self.set_result(None)
+            return super().exception(timeout)
+
+    loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
+    loop.run()
+    path = bench.folder.llm_path(2) / PROPOSAL_FILE
+    path.rename(tmp_path / "answer")
+    loop._proposals._ahead = 2, Late()
+    loop._proposals.put_off(2)
+    assert kept_proposal(bench.folder, 2) is None
+    assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
 
 
 class Endless(FakeTask):

@@ -197,3 +197,13 @@ def test_the_worktree_and_the_branch_are_restored_at_the_next_start(bench, run_g
     bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
     assert run_git(bench.repo, "rev-parse", "autoresearch/night") == champion
     assert "LR = 0.1" in (bench.folder.workspace / "train_lib.py").read_text()
+
+
+def test_git_identity_falls_back_when_the_user_has_none(bench, run_git, monkeypatch, tmp_path):
+    for name in ("user.name", "user.email"):
+        run_git(bench.repo, "config", "--unset", name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
+    assert run_git(bench.repo, "log", "-1", "--format=%an", "autoresearch/night") == "autoresearch"

@@ -75,6 +75,43 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
     assert (figures["keep"], figures["duplicate"], figures["refactoring"]) == (2, 2, 1)
 
 
+def test_the_tip_is_the_refactoring_and_is_restored_after_a_kill(long_bench, run_git):
+    bench = long_bench
+    script = ScriptedProposer([text("no helper", SOURCE)])
+    bench.loop(FakeTask(noise=0), script).run()
+    assert (bench.folder.workspace / "train_lib.py").read_text() == SOURCE
+    tip = run_git(bench.repo, "rev-parse", "autoresearch/night")
+    assert tip == bench.ledger().experiment(1).commit
+    run_git(bench.repo, "update-ref", "refs/heads/autoresearch/night", "main")  # killed between ledger and ref
+    (bench.folder.workspace / "train_lib.py").write_text("lost\n")
+    bench.loop(FakeTask(noise=0), script).run()
+    assert run_git(bench.repo, "rev-parse", "autoresearch/night") == tip
+    assert (bench.folder.workspace / "train_lib.py").read_text() == SOURCE
+
+
+def test_a_refactoring_does_not_put_off_the_end(long_bench):
+    page = long_bench.program.read_text().replace("8 experiments", "no keep in 3 experiments")
+    long_bench.program.write_text(page)
+    script = [moved(DEPTH=2), text("no helper", SOURCE), moved(DEPTH=3), moved(DEPTH=8)]
+    reason = long_bench.loop(FakeTask(noise=0), ScriptedProposer(script)).run()
+    assert reason == "no keep in 3 experiments reached"
+    assert len(long_bench.ledger().experiments()) == 4
+
+
+def test_a_constant_of_the_page_is_no_ballast(bench):
+    class Inlined(FakeTask):
+        """Takes a source without LR for the program of the one with it."""
+
+        def prepare(self, source, log_dir, **options):
+            return super().prepare(source if "LR" in source else f"LR = 0.5\n{source}", log_dir)
+
+    source = SOURCE.replace("LR = 0.5  # best at 0.1\n", "")
+    bench.loop(Inlined(), ScriptedProposer([text("inline LR", source)])).run()
+    row = bench.ledger().experiment(1)
+    assert row.decision is Action.DISCARD
+    assert row.reason.endswith("fewer syntax nodes, but without LR, which program.md lists to be moved")
+
+
 def test_a_refactoring_moves_no_constant_of_the_page(long_bench):
     class Deaf(FakeTask):
         """A task whose programs do not hang on PATTERN."""

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from fakes import FakeTask, ScriptedProposer, moved
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action, LineageRule
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.task import RunError
+from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import Candidate, CandidateRejected, Metric, Status
 
+HELPER = "\n\ndef helper(x):\n    return x + 1\n"
 BETTER, WORSE = moved(LR=0.1), moved(LR=0.9)
 
 
@@ -50,6 +52,15 @@ def test_a_text_that_varies_is_not_kept(bench, run_git):
     assert len(bench.ledger().trials(1)) == 1, "no further run was paid for"
     assert (kept.decision, kept.parent) == (Action.KEEP, 0)
     assert run_git(bench.repo, "rev-parse", "autoresearch/night") == kept.commit
+
+
+def test_a_refactoring_that_varies_is_not_kept(bench, run_git):
+    (bench.repo / "train_lib.py").write_text(SOURCE + HELPER)
+    run_git(bench.repo, "commit", "-qam", "a helper")
+    shorter = SOURCE + "# shorter\n"
+    bench.loop(Repeating("# shorter"), ScriptedProposer([Proposal("no helper", "refactoring", source=shorter)])).run()
+    row = bench.ledger().experiment(1)
+    assert (row.status, row.decision) == (Status.REJECTED, Action.DISCARD)
 
 
 def test_a_baseline_that_varies_ends_the_run_before_it_is_measured(bench):

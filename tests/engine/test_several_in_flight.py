@@ -166,6 +166,19 @@ def test_the_champion_is_measured_alone_once_all_reverts_are_decided_on(bench):
             assert not own or not own[0].started_at < trial.started_at < own[-1].finished_at
 
 
+def test_what_the_champion_has_in_part_is_not_moved(bench):
+    task = NotedTask(noise=0.0001)
+    executor = DrawnOrder(task.measure, slots=2, seed=None)  # the part is kept first
+    one_in_the_other = ScriptedProposer([moved(LR=0.1), moved(LR=0.1, DEPTH=6)])
+    bench.loop(task, one_in_the_other, RULE, max_experiments=2, executor=executor).run()
+    ledger = bench.ledger()
+    part, whole = ledger.experiment(1), ledger.experiment(2)
+    assert part.decision is Action.KEEP
+    assert whole.parent == 0
+    assert whole.reason.startswith("stale: experiment 1 became champion meanwhile"), "its gain counts once"
+    assert not ledger.select("moves", ("id",))
+
+
 def test_trials_in_threads(bench):
     task = NotedTask(trial_seconds=0.01)
     executor = PoolExecutor([task, *(NotedTask(trial_seconds=0.01) for _ in range(SLOTS - 1))])

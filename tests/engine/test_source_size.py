@@ -48,8 +48,10 @@ def test_a_program_packed_into_a_literal_is_no_shorter(tiny_source: str) -> None
     "runs",
     [
         "exec(__doc__)",
+        "print(build.__doc__)",
         "f = open",
         "import inspect",
+        "from linecache import getlines",
         "import os.path",
     ],
 )
@@ -71,15 +73,23 @@ def test_a_source_that_cannot_be_parsed_has_no_length(source: str) -> None:
     assert syntax_nodes(source) is None
 
 
+def test_floats_count_the_digits_that_they_hold() -> None:
+    assert [literal_bytes(f"x = {text}", "") for text in ("0.5", "3e-4", "0.95", "3.14159", "1e999")] == [1, 1, 2, 3, 1]
+    assert literal_bytes(f"x = {random.Random(0).random()!r}", "") >= 7
+
+
 NUMBERS = random.Random(0).choices(range(256), k=2000)
 CARRIERS = {
     "text": f"X = {base64.b85encode(bytes(NUMBERS)).decode()!r}",
     "one number": f"X = {hex(int.from_bytes(bytes(NUMBERS), 'big'))}",
     "tuples in tuples": f"X = {tuple(zip(NUMBERS[::2], NUMBERS[1::2], strict=True))}",
     "floats": f"X = {[number / 7 for number in NUMBERS]}",
+    "complex numbers": f"X = {[number * 1j for number in NUMBERS]}",
     "f-string": "X = f'" + base64.b64encode(bytes(NUMBERS)).decode() + "{1}'",
+    "an expression that shows itself": "X = f'{" + "+".join(map(str, NUMBERS)) + "=}'",
     "a text that nothing reads": f"pass\n{base64.b85encode(bytes(NUMBERS)).decode()!r}",
     "keys": f"X = {dict.fromkeys(map(str, range(100_000, 102_000)))}",
+    "names in a list": f"a, b = 0, 1\nX = [{','.join('ab'[number % 2] for number in NUMBERS)}]",
     "many long names": "class X:\n" + "".join(f"    n{i:04}{'x' * 12}: 1\n" for i in range(1000)),
     "arguments by name": "X = dict(" + ",".join(f"n{i:04}{'x' * 12}=1" for i in range(1000)) + ")",
 }
@@ -106,7 +116,12 @@ def test_literals_of_the_baseline_are_no_room_for_others(tiny_source: str) -> No
     assert literal_bytes("x = = 1", tiny_source) == 0
 
 
-@pytest.mark.parametrize("marked", ["source", "both"])
+def test_arguments_of_a_call_are_elements_beyond_the_usual(tiny_source: str) -> None:
+    arguments = ", ".join("ab"[number % 2] for number in range(1016))
+    assert literal_bytes(f"{tiny_source}\na = b = None\nprint({arguments})\n", tiny_source) == 1001, "and None"
+
+
+@pytest.mark.parametrize("marked", ["source", "baseline", "both"])
 def test_a_byte_order_mark_hides_nothing(marked: str) -> None:
     source, baseline = f"TABLE = {'a' * 500!r}\n", "x = 1\n"
     source = source if marked == "baseline" else f"\ufeff{source}"

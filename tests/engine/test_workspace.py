@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,21 @@ def test_what_an_earlier_run_discarded_is_not_written_over(repo, run_git):
     workspace(repo).require_unused_branch()
 
 
+def test_showing_the_champion_moves_no_other_branch(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    run_git(repo, "tag", "autoresearch/night")  # git would take it for the branch
+    run_git(place.folder, "checkout", "-q", "-b", "mine")
+    run_git(place.folder, "commit", "-q", "--allow-empty", "-m", "mine")
+    mine = run_git(repo, "rev-parse", "mine")
+    second = place.commit("LR = 1\n", first, "one", 0)
+    place.keep(second, first)
+    assert run_git(repo, "rev-parse", "mine") == mine
+    assert run_git(repo, "rev-parse", "refs/heads/autoresearch/night") == second
+    assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
 def leave_locks(repo: Path) -> list[Path]:
     """Locks of a git that was killed: of the run's branch, of a discarded candidate, and of its worktree's index."""
     names = [
@@ -142,6 +158,25 @@ def test_locks_that_are_left_are_removed_and_the_run_goes_on(repo, monkeypatch):
     place.keep(second, first)
     place.discard(second, 2)
     assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
+def test_a_lock_of_a_git_that_is_at_work_is_waited_for(repo, monkeypatch):
+    monkeypatch.setattr(git_module, "LOCK_SECONDS", 60.0)
+    place = workspace(repo)
+    place.keep(place.baseline().commit, None)
+    held = leave_locks(repo)
+    released: list[bool] = []
+
+    def release() -> None:
+        for lock in held:
+            released.append(lock.exists())
+            lock.unlink(missing_ok=True)
+
+    timer = threading.Timer(0.3, release)
+    timer.start()
+    place.free_locks()
+    timer.join()
+    assert released == [True] * 3, "nobody took them away from the git that had them"
 
 
 def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
@@ -179,6 +214,11 @@ def test_tags_that_are_no_branch_names(repo):
     for tag in ("", "a b", "a/b", "-x", ".hidden"):
         with pytest.raises(TagError, match=r"git takes no branch of that name"):
             workspace(repo, tag)
+
+
+def test_no_git_on_the_machine(repo):
+    with pytest.raises(GitError, match=r"^git is not installed: install it"):
+        workspace(repo, environment={"PATH": str(repo)})
 
 
 def test_no_repository(tmp_path):
@@ -231,7 +271,7 @@ def test_git_fetches_nothing_whatever_a_repository_says(tmp_path: Path) -> None:
     assert proof.exists()  # as git does by itself
 
 
-@pytest.mark.parametrize("what", ["a repository", "a locked worktree"])
+@pytest.mark.parametrize("what", ["files", "a repository", "a locked worktree"])
 def test_a_folder_that_is_the_users_is_not_deleted(repo, run_git, what):
     place = workspace(repo)
     first = place.baseline().commit
@@ -243,7 +283,8 @@ def test_a_folder_that_is_the_users_is_not_deleted(repo, run_git, what):
     else:
         place.folder.mkdir(parents=True)
         (place.folder / "notes.txt").write_text("mine")
-        run_git(place.folder, "init", "-q")
+        if what == "a repository":
+            run_git(place.folder, "init", "-q")
         with pytest.raises(WorktreeError, match=r"workspace is .*: move it away"):
             place.keep(first, None)
     assert (place.folder / "notes.txt").read_text() == "mine"

@@ -11,7 +11,7 @@ import pytest
 from agent_place import BRIEF, CHANGED, GOOD
 from fakes import SOURCE
 
-from autoresearch_jax.proposers.base import Objection, Proposal
+from autoresearch_jax.proposers.base import Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import BriefError
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.sandbox.process import run_command
@@ -138,6 +138,11 @@ def test_a_secret_is_in_nothing_that_is_left_behind(place):
     assert "sesame-open" not in left
     assert f"Use {REDACTED}." in (place.logs / "BRIEF.md").read_text()
     assert place.log == f"{REDACTED}\n"
+
+
+def test_the_last_words_of_an_agent_that_changed_nothing_hold_no_secret(place):
+    with pytest.raises(ProposalFailed, match=r'; it said "no \[secret\]"$'):
+        place.propose('echo "no $MY_KEY"', MY_KEY=KEY)
 
 
 def test_what_the_champion_has_already_is_left_though_a_variable_has_it_too(place):

@@ -28,6 +28,7 @@ from gemini_server import (
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.llm import GeminiProposer
+from autoresearch_jax.proposers.llm_budget import GeminiOptions
 from autoresearch_jax.proposers.llm_client import ATTEMPTS, THREAD, wanted_wait
 from autoresearch_jax.sanitize import REDACTED
 from autoresearch_jax.types import Metric
@@ -131,6 +132,21 @@ def test_a_drip_ends_with_the_proposals_time_though_each_byte_is_in_time(make, t
     assert '"usage_is": "worst case"' in (tmp_path / "llm" / "0003" / "01.json").read_text()
 
 
+def under_way(proposer: GeminiProposer) -> tuple[threading.Thread, list[Exception]]:
+    """A proposal in another thread, and what it raised."""
+    raised: list[Exception] = []
+
+    def propose() -> None:
+        try:
+            proposer.propose(BRIEF)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=propose)
+    thread.start()
+    return thread, raised
+
+
 def test_closing_ends_a_request_under_way_which_counts_at_the_most_it_may_have_taken(make, tmp_path):
     with GeminiServer(lambda request: drip("headers", before=lambda: made[0].close())) as server:
         made = [make(server)]
@@ -140,6 +156,22 @@ def test_closing_ends_a_request_under_way_which_counts_at_the_most_it_may_have_t
             worker.join(20)
             assert not worker.is_alive()  # though the server drips on
     assert '"usage_is": "worst case"' in (tmp_path / "llm" / "0003" / "01.json").read_text()
+
+
+def test_closing_ends_a_wait(make):
+    arrived = threading.Event()
+
+    def step(request: Request):
+        arrived.set()
+        return error(429, retry_seconds=500)
+
+    with GeminiServer(step) as server:
+        proposer = make(server)
+        thread, raised = under_way(proposer)
+        assert arrived.wait(20)
+        proposer.close()
+        thread.join(20)
+        assert [type(error) for error in raised] == [ProposalFailed]
 
 
 @pytest.mark.parametrize("step", [error(404, "no such model"), error(403, "no such model")])
@@ -218,6 +250,27 @@ def all_text(folder: Path) -> str:
     return "\n".join(path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
+def test_an_exchange_is_stored_whole(tmp_path):
+    with GeminiServer([says("no"), GOOD]) as server:
+        GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
+        sent = server.requests[1].texts
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "0003/01.json",
+        "0003/02.json",
+    ]
+    second = json.loads((tmp_path / "0003" / "02.json").read_text())
+    assert second["model"] == MODEL
+    assert [(turn["role"], turn["parts"][0]["text"]) for turn in second["request"]["contents"]] == sent
+    assert second["request"]["config"]["max_output_tokens"] == 32_768
+    parts = second["response"]["candidates"][0]["content"]["parts"]
+    assert json.loads(parts[-1]["text"])["hypothesis"] == "a smaller step"
+    assert second["usage"] == {"input_tokens": 1000, "output_tokens": 250}
+    assert second["error"] is None
+    assert second["seconds"] >= 0
+    assert second["dollars"] > 0
+    assert second["time"].endswith("+00:00")
+
+
 @pytest.mark.parametrize(
     "steps",
     [
@@ -262,3 +315,7 @@ def test_a_key_that_edits_put_together_is_not_proposed(tmp_path):
             proposer.propose(BRIEF)
         assert "the edits put together a key" in server.requests[1].last
     assert KEY not in all_text(tmp_path) + str(failure.value) + server.requests[2].last
+
+
+def test_options_do_not_show_their_secrets():
+    assert KEY not in repr(GeminiOptions(key=KEY, secrets=(KEY,)))
