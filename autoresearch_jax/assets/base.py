@@ -63,7 +63,11 @@ class AssetKind(Protocol):
         ...
 
     def tree(self, text: str, blank: Collection[str] = ()) -> str:
-        """What a text says, written out: comments, layout and values of the `blank` constants make no difference."""
+        """What a text says, written out: equal for texts that differ in comments and layout alone.
+
+        Args:
+          blank: constants whose values do not count.
+        """
         ...
 
     def canonical(self, text: str) -> str:
@@ -73,7 +77,8 @@ class AssetKind(Protocol):
     def size(self, text: str, values_of: Collection[str] = ()) -> int | None:
         """How complex a text is, in `unit`; None where it does not parse or the count would mean nothing.
 
-        The values of the constants `values_of` count one each.
+        Args:
+          values_of: constants whose values count one each.
         """
         ...
 
@@ -85,7 +90,8 @@ class AssetKind(Protocol):
     def carried_bytes(self, text: str, baseline: str, enough: int = 0) -> int:
         """Bytes of data that a text carries beyond its baseline, where the kind has a limit of these; else 0.
 
-        Up to `enough` of them, a bound that is quick to compute may be returned in place of the number.
+        Args:
+          enough: up to this many, a bound that is quick to compute may be returned in place of the number.
         """
         ...
 

@@ -91,9 +91,12 @@ _SUFFIXES = {".py": "python", ".pyi": "python", ".yml": "yaml", ".htm": "html"}
 
 
 def kind_of(file_name: str | PurePath, declared: str | None = None, constants_pattern: str | None = None) -> AssetKind:
-    """The kind of an editable file: the one declared, else that of its suffix, and a text where that is of none.
+    """The kind of an editable file.
 
-    `constants_pattern` is a regular expression of a constant's line, with the groups `name` and `value`.
+    Args:
+      file_name: its suffix tells the kind; a text where it is of none.
+      declared: the kind's name; by default the suffix decides.
+      constants_pattern: regular expression of a constant's line, with the groups `name` and `value`.
 
     Raises:
       UsageError: no such kind, no such pattern, or a pattern for a kind with constants of its own.

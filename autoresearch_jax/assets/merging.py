@@ -27,7 +27,8 @@ def settable_names(kind: AssetKind, text: str) -> Collection[str]:
 def moved_constants(kind: AssetKind, before: str, after: str) -> dict[str, Scalar]:
     """Constants of two texts whose values differ, with those of the first.
 
-    Raises AssetSyntaxError if one of them does not parse.
+    Raises:
+      AssetSyntaxError: one of them does not parse.
     """
     old, new = kind.settable(before), kind.settable(after)
     return {name: old[name] for name in old if name in new and not same_value(old[name], new[name])}
@@ -45,7 +46,10 @@ def merge_texts(
 
     Constants that differ are made alike on the three sides, so that a line beside one is no conflict.
 
-    Ours keeps the values of its constants but for `values`. Raises AssetSyntaxError if one of them does not parse.
+    Ours keeps the values of its constants but for `values`.
+
+    Raises:
+      AssetSyntaxError: one of them does not parse.
     """
     sides = [kind.settable(text) for text in (base, ours, theirs)]
     shared = [name for name in sides[1] if all(name in constants for constants in sides)]
@@ -66,10 +70,15 @@ def is_same_difference(before: str, after: str, others: tuple[str, str]) -> bool
 
 
 def rebase_text(kind: AssetKind, text: str, base: str, champion: str, merge: Merge) -> str | None:
-    """The change from `base` to `text` as a change of `champion`; None if it is stale.
+    """A change of one champion's text as a change of another's; None if it is stale.
 
     All of it is moved or nothing, so that it does what its hypothesis says: a constant that both gave another value
     makes it stale, as lines do that both changed.
+
+    Args:
+      text: the changed text.
+      base: the text that it is a change of.
+      champion: the text to change.
     """
     if base == champion:
         return text

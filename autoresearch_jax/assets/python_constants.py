@@ -28,7 +28,10 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
     """Values of the top-level UPPER_CASE names: numbers, strings, truth values, None, and tuples of them.
 
     Arithmetic on numbers such as `2**19` counts as a number; any other expression is left out. A name that
-    is bound again and again has its last value. Raises SyntaxError if the source is not Python.
+    is bound again and again has its last value.
+
+    Raises:
+      SyntaxError: the source is not Python.
     """
     return _values(_parse(source))
 
@@ -189,7 +192,8 @@ def _number(expression: ast.expr) -> float:
 def settable_constants(source: str) -> dict[str, Scalar]:
     """Top-level constants that `set_constants` can set: bound once, to one value.
 
-    Raises SyntaxError if the source is not Python.
+    Raises:
+      SyntaxError: the source is not Python.
     """
     constants = read_constants(source)
     bound = [name for name, _ in map(binding, _parse(source)) if name is not None]

@@ -99,7 +99,8 @@ class _Subject:
 def kept_experiments(ledger: Ledger) -> list[ExperimentRow]:
     """What a run kept: its baseline, and every champion after it.
 
-    Raises AuditError if it kept nothing but its baseline, or not even that.
+    Raises:
+      AuditError: nothing but its baseline, or not even that.
     """
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP]
     if len(rows) < 2:
@@ -145,8 +146,9 @@ class Audits:
 
         Each is run `runs` times; `factor` is how many times the run's budget the task's is.
 
-        Raises UsageError if one of them has no such constant; AuditError if one of them cannot be measured there, or
-        they are the same program there.
+        Raises:
+          UsageError: one of them has no such constant.
+          AuditError: one of them cannot be measured there, or they are the same program there.
         """
         sources = {name: self._at_depth(name, row, depth) for name, row in self._contenders.items()}
         audit = self._begin(AuditKind.TRANSFER, {"runs": runs, "depth": depth, "budget_factor": factor})
@@ -164,7 +166,8 @@ class Audits:
     def ablation(self, runs: int, merge: Merge) -> AuditFindings:
         """The champion against itself without each of its kept changes.
 
-        Raises AuditError if the champion cannot be measured any more.
+        Raises:
+          AuditError: the champion cannot be measured any more.
         """
         audit = self._begin(AuditKind.ABLATION, {"runs": runs})
         versions = [Version(row.id, self._ledger.source(row.id)) for row in self._kept]

@@ -100,6 +100,10 @@ def read_brief(
 ) -> Brief:
     """What a proposer would be told now, beside a driver that goes on.
 
+    Args:
+      experiments: replaces what the page says of experiments.
+      notice: told of what on the page does not fit.
+
     Raises:
       UserError: the run has no champion yet, or the page cannot be read.
     """

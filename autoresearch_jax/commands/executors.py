@@ -28,7 +28,13 @@ OPENER = f"{__name__}:open_on_node"
 
 
 def open_executor(options: TaskOptions, editable: Path, task: Task, ledger: Ledger) -> Executor:
-    """What carries out the trials of a run; the ledger is read for each, after the clock is calibrated.
+    """What carries out the trials of a run.
+
+    Args:
+      options: of the task.
+      editable: the training file.
+      task: made from `options`.
+      ledger: of the run; read when a trial is handed to a node, after the clock is calibrated.
 
     Raises:
       UserError: Ray, the cluster, or a node of this machine's class is missing.
@@ -44,7 +50,14 @@ def open_executor(options: TaskOptions, editable: Path, task: Task, ledger: Ledg
 
 
 def describe_task(options: TaskOptions, editable: Path, task: Task, reference_seconds: Scalar) -> Mapping[str, Any]:
-    """How a node makes a task, see `RayExecutor`."""
+    """How a node makes a task, see `RayExecutor`.
+
+    Args:
+      options: of the task.
+      editable: the training file.
+      task: made from `options` on this machine.
+      reference_seconds: what the run's clock counts in, see `CalibratedTask`.
+    """
     dataset, cache = options.dataset, options.compile_cache
     absolute = replace(
         options,

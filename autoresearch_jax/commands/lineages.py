@@ -59,7 +59,10 @@ class Share:
 def run_lineages(options: RunOptions, number: int, *, adopts: bool) -> int:
     """Runs lineages until all have ended; 0 if all ended well, else the exit status of the first that did not.
 
-    `adopts` says whether who proposes tries findings.
+    Args:
+      options: of the command.
+      number: how many lineages.
+      adopts: whether who proposes tries findings.
 
     Raises:
       UserError: they cannot begin.

@@ -89,6 +89,11 @@ class WorkerOptions:
     ) -> tuple[Sequence[Place], Device]:
         """What of this machine each worker has, and of a device what one of them has.
 
+        Args:
+          device: what there is, for all of them.
+          environment: variables of this process.
+          mesh_size: devices of --mesh; None without the flag.
+
         Raises:
           UsageError: there are fewer devices than workers, or a worker has fewer devices than the mesh.
         """
@@ -192,6 +197,11 @@ class HostOptions(MeetingOptions):
 
     def open(self, platform: str, mesh_devices: int | None, workers: str) -> Hosts | None:
         """The other hosts; None for a single one.
+
+        Args:
+          platform: of --platform.
+          mesh_devices: that --mesh asks for; None if it does not say.
+          workers: of --workers.
 
         Raises:
           UsageError: they cannot have a mesh in common, or cannot meet.

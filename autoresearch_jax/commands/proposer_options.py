@@ -122,6 +122,10 @@ class ModelOptions:
     def settings(self, environment: Mapping[str, str], *, required: bool = True) -> GeminiOptions | None:
         """How the model is asked; None if none is required, and there is no way to it or no flag that asks for it.
 
+        Args:
+          environment: of this process, which has the key.
+          required: whether the run cannot do without the model.
+
         Raises:
           UsageError: no way to the model is given, or a value makes no sense.
         """

@@ -67,9 +67,13 @@ def check_proposer(
     environment: Mapping[str, str],
     notice: Callable[[str], None] | None = None,
 ) -> None:
-    """Finds what would make every proposal of the champion's `source` fail, before anything is measured.
+    """Finds what would make every proposal fail, before anything is measured.
 
-    What a kept change brought about is no error where there is a `notice` to be told of it.
+    Args:
+      asset: the kind of the file to edit.
+      editable: that file in the user's checkout.
+      source: the champion's text.
+      notice: told, in place of an error, what a kept change brought about.
 
     Raises:
       UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
@@ -176,6 +180,18 @@ def make_proposer(
 ) -> Proposer:
     """Who proposes; the observer is told how the service is.
 
+    Args:
+      settings: who, and what it needs.
+      workspace: of the run.
+      folder: of the run.
+      environment: of this process.
+      examine: traces what is proposed.
+      observer: see above.
+      device_class: whose evidence counts for findings.
+      check: see `CommandProposer`.
+      slots: trials that run at the same time.
+      lineages: findings of other lineages.
+
     Raises:
       UserError: the model is not there, or refuses the credentials.
     """
@@ -266,6 +282,16 @@ def require_fitting_finding(
     also: str,
 ) -> None:
     """Refuses to begin with nothing but findings where none fits the asset.
+
+    Args:
+      folder: of findings beside the shipped ones.
+      peers: that of those of peers.
+      asset: its kind.
+      editable: the file in the user's checkout.
+      source: its text.
+      environment: of this process.
+      flag: that asks for findings.
+      also: why there is nothing else to try, for the message.
 
     Raises:
       UsageError: none fits.

@@ -68,6 +68,9 @@ def run(options: Options, arguments: list[str]) -> int:
 def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
     """Compares a snapshot with its hashes before it is used.
 
+    Args:
+      kept: its record in a ledger; None if it is in none.
+
     Raises:
       UserError: it is damaged; the message names the first file, and how to have the snapshot again.
     """

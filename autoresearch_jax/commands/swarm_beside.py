@@ -79,7 +79,13 @@ def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
 def open_background(
     where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]
 ) -> tuple[BackgroundPeer, Claims]:
-    """Begins to share the findings of a run in a thread of its own; returns what other members measure, too."""
+    """Begins to share the findings of a run in a thread of its own; returns what other members measure, too.
+
+    Args:
+      where: the run.
+      findings: where findings are that it may try.
+      notice: is told of what is wrong, in that thread.
+    """
     folder, run = SwarmFolder(Path(where.run_dir)), where.folder
     joined = JoinedPeer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
     own = OwnRun(run, findings.folder(where), folder.findings, joined.claims)

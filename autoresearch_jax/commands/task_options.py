@@ -301,6 +301,9 @@ class TaskOptions:
     def make_terms(self, log_path: Path) -> Terms:
         """The terms of the task that `make_task` makes; only an accelerator is asked, in a process.
 
+        Args:
+          log_path: for the output of that process.
+
         Raises:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the clock
             cannot be had.
@@ -345,7 +348,10 @@ class TaskOptions:
 
 
 def find_clock(choice: str, platform: str, notice: Callable[[str], None] = notice) -> str:
-    """The clock of a value of --clock; `notice` is told why "auto" takes the wall clock on a CPU.
+    """The clock of a value of --clock.
+
+    Args:
+      notice: told in one line why "auto" takes the wall clock on a CPU.
 
     Raises:
       UsageError: the attended clock cannot be had.

@@ -106,6 +106,10 @@ def run(options: Options, arguments: list[str]) -> int:
 def verify(folder: RunFolder, experiment: int | None, sandbox: str = "auto") -> Report:
     """Makes every check of a run's folder.
 
+    Args:
+      experiment: whose snapshots to score; None for the champion's.
+      sandbox: the value of --sandbox.
+
     Raises:
       UserError: there is nothing to score.
     """

@@ -69,8 +69,12 @@ def next_step(
 ) -> Step | None:
     """What certification does next; None if nothing is in doubt, or its share is spent.
 
-    `looked_at` are edits that were taken out before, or cannot be; `spent` counts certification's runs. `at_end`: the
-    champion, too, is measured until it is known.
+    Args:
+      lineage: of the run.
+      looked_at: edits that were taken out before, or cannot be.
+      spent: runs that certification had so far.
+      settings: how much is spent.
+      at_end: the search is over: the champion, too, is measured until it is known.
     """
     left = _left(lineage, spent, settings)
     of_champion = _wanted_of_champion(lineage) if at_end else 0

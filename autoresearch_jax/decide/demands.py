@@ -11,7 +11,13 @@ CLEAR_STEPS = 16  # parts of one to which it is found
 
 
 def demands(rule: LineageRule | None, lineage: Lineage | None, unit: str = "syntax nodes") -> Sequence[str]:
-    """A line each; sizes have one digit, as few as the noise has. The rule is None for the greedy one."""
+    """A line each; sizes have one digit, as few as the noise has.
+
+    Args:
+      rule: decides; None for the greedy rule.
+      lineage: what was measured; None before there is a baseline.
+      unit: what complexity is counted in.
+    """
     if rule is None:
         return ["kept is what scores better than the champion in one run"]
     if lineage is None:

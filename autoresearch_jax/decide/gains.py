@@ -67,7 +67,12 @@ FIRST_PRIOR = GainPrior.of(FIRST_WEIGHTS_C / FIRST_WEIGHTS_C.sum())
 
 
 def learn(prior: GainPrior, likelihood_NxG: Floats) -> GainPrior:
-    """A prior after some steps of expectation maximisation, held near the first one while edits are few."""
+    """A prior after some steps of expectation maximisation, held near the first one while edits are few.
+
+    Args:
+      prior: the initial one.
+      likelihood_NxG: of each edit's runs, for each gain of the grid.
+    """
     likelihood_NxC = likelihood_NxG @ PARTS_CxG.T
     parts_C = prior.parts_C
     for _ in range(_LEARNING_STEPS):

@@ -31,7 +31,9 @@ _MIN_CORRELATION_DEGREES = 8
 def robust_means(runs_RxS: Floats, sigma: float) -> tuple[Floats, Floats, Floats]:
     """Means of the runs of programs, how many usual runs each is worth, and the weight of each run, 1 for a usual one.
 
-    A row of `runs_RxS` is a program, NaN where it has fewer runs; sigma is the standard deviation of a usual run.
+    Args:
+      runs_RxS: a row a program, NaN where it has fewer runs.
+      sigma: standard deviation of a usual run.
     """
     known_RxS = ~np.isnan(runs_RxS)
     counts_R = known_RxS.sum(axis=1)
@@ -64,7 +66,10 @@ def run_density(distance: Floats, variance: Floats | float) -> Floats:
 def sigma_of_replicates(runs_RxS: Floats, guess: float, degrees_of_guess: float) -> float:
     """Sigma from runs of one program, before anything is known of gains; 0 if equal programs have equal scores.
 
-    A row of `runs_RxS` is a program, NaN where it has fewer runs; `guess` is 0 for no belief.
+    Args:
+      runs_RxS: a row a program, NaN where it has fewer runs.
+      guess: what sigma is believed to be, 0 for no belief.
+      degrees_of_guess: what the guess weighs, in degrees of freedom.
     """
     squares = degrees = 0.0
     counts_R = (~np.isnan(runs_RxS)).sum(axis=1)
@@ -106,7 +111,11 @@ def correlation_of_seeds(first_runs: Sequence[tuple[int, float, float]], sigma: 
 
     The slope of candidates' first runs over the champion's runs with the same seeds, less its standard error: too small
     a correlation only wastes runs, one that is not there would forge evidence. First runs only, because whether there
-    is a second depends on the first. `first_runs`: of each candidate its champion, the champion's run and its own.
+    is a second depends on the first.
+
+    Args:
+      first_runs: of each candidate, its champion, the champion's run and the candidate's.
+      sigma: standard deviation of a run.
     """
     groups: dict[int, list[tuple[float, float]]] = {}
     for champion, its_run, run in first_runs:
@@ -130,7 +139,13 @@ def item_variance(candidate: Sequence[float], champion: Sequence[float]) -> floa
     """Squared standard error of the difference of two mean scores that is due to the choice of test items.
 
     It is what resampling the items in pairs gives in the limit of many resamples (the ideal bootstrap, Efron 1979).
-    Raises ValueError if the numbers of items differ.
+
+    Args:
+      candidate: its score on each item.
+      champion: its score on the same items, in the same order.
+
+    Raises:
+      ValueError: the numbers of items differ.
     """
     if len(candidate) != len(champion):
         raise ValueError(f"{len(candidate)} items against {len(champion)}")
@@ -141,7 +156,10 @@ def item_variance(candidate: Sequence[float], champion: Sequence[float]) -> floa
 def next_paired_seed(champion: Sequence[int], used: Sequence[int], start: int) -> int | None:
     """The seed of the champion's that a candidate runs with next, or None if it has used them all.
 
-    `start` goes up by one for each candidate, so that they do not all share the luck of one seed.
+    Args:
+      champion: seeds of the champion's runs.
+      used: seeds of the candidate's runs so far.
+      start: a number that goes up by one for each candidate, so that they do not all share the luck of one seed.
     """
     ahead = (champion[(start + step) % len(champion)] for step in range(len(champion)))
     return next((seed for seed in ahead if seed not in used), None)

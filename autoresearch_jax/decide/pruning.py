@@ -70,7 +70,10 @@ def find_allowances(finished: Sequence[Finished], pruning: Pruning, luck: float 
     The allowance is the upper end of the prediction interval (Student's t) for one that ends as good as the champion,
     exceeded with probability `pruning.risk` over all points together. It never grows from one point to the next.
 
-    `luck`: by how much the run of the champion that is compared with was better than the mean of its runs.
+    Args:
+      finished: the candidates so far.
+      pruning: the risk, and the points that are looked at.
+      luck: by how much the run of the champion that is compared with was better than the mean of its runs.
     """
     worse_N = np.array([one.worse for one in finished])
     if len(finished) < pruning.least_finished or not worse_N.any():

@@ -257,8 +257,12 @@ class LineageRule:
 def worth_of_runs(mean: float, variance: float, of_run: float) -> float:
     """Expected gain per run from measuring on before deciding, in sigma: the knowledge gradient (Frazier 2008).
 
-    The alternative is to discard, which gains nothing. `mean` and `variance` are of the gain, less its price; `of_run`
-    is a further run's variance, in sigma squared; 0 if further runs show nothing new.
+    The alternative is to discard, which gains nothing.
+
+    Args:
+      mean: of the gain, less its price.
+      variance: of the gain.
+      of_run: variance of a further run, in sigma squared; 0 if further runs show nothing new.
     """
     if of_run <= 0 or variance <= 0:
         return 0.0

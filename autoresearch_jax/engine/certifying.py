@@ -88,8 +88,11 @@ class Certifying:
     def begin_anew(self) -> tuple[int, int]:
         """Looks at all edits again, with the share of trials that a run has for it; takes up what was cut short.
 
-        Returns the last experiment before it, and how many trials there were then. Raises RunError if an experiment of
-        the search is not over.
+        Returns:
+          The last experiment before it, and how many trials there were then.
+
+        Raises:
+          RunError: an experiment of the search is not over.
         """
         ledger, rows = self._ledger, self._ledger.open_experiments()
         for row in rows:
@@ -223,7 +226,8 @@ def _moved_again(asset: AssetKind, versions: Sequence[Version], name: str) -> in
 def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> tuple[list[int], str, dict[int, str]]:
     """Takes edits out of the champion's text, the latest first.
 
-    Returns the edits that are out, the text without them, and why each of the others could not be taken out.
+    Returns:
+      The edits that are out, the text without them, and why each of the others could not be taken out.
     """
     champion = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP][-1]
     asset, source, taken, obstacles = asset_of(ledger), ledger.source(champion.id), list[int](), dict[int, str]()

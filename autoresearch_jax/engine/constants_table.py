@@ -42,7 +42,11 @@ def is_header(row: TableRow) -> bool:
 
 
 def read_rows(rows: Sequence[TableRow]) -> Iterator[Constant]:
-    """The rows of a table of constants, without its header; raises TableError if one cannot be understood."""
+    """The rows of a table of constants, without its header.
+
+    Raises:
+      TableError: one cannot be understood.
+    """
     names: set[str] = set()
     for row in rows:
         name, values, note = (*row.cells, "", "")[:3]
@@ -97,7 +101,8 @@ def fit_row(
         number is real then where a real one stood, but one outside the row does not fit. By default the source's own.
       settable: constants that can be set in the source, see `settable_constants`; by default all.
 
-    Raises TableError if the constant is missing, cannot be moved, or has a value that the row does not allow.
+    Raises:
+      TableError: the constant is missing, cannot be moved, or has a value that the row does not allow.
     """
     name = row.name
     if name not in constants:

@@ -39,7 +39,8 @@ class Database:
     def open(cls, path: Path, clock: Clock = time.time) -> Self:
         """Opens a ledger, and makes it if there is none; rows are dated with `clock`.
 
-        Raises LedgerError if it is no ledger, of another version, or cannot be written.
+        Raises:
+          LedgerError: it is no ledger, of another version, or cannot be written.
         """
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,8 @@ class Database:
     def open_to_read(cls, path: Path) -> Self:
         """Opens an existing ledger without ever writing to it; a driver may be at work in it meanwhile.
 
-        Raises LedgerError if there is none, or it is of another version.
+        Raises:
+          LedgerError: there is none, or it is of another version.
         """
         if not path.is_file():
             raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")

@@ -43,7 +43,8 @@ class DiskGuard:
     def require_room(self, more_bytes: int = 0) -> None:
         """Checks that `more_bytes` fit and that the folder can be written to, by writing a small file.
 
-        Raises DiskError if they do not, or it cannot; the message says what to do, and that the run goes on afterwards.
+        Raises:
+          DiskError: they do not, or it cannot; the message says what to do, and that the run goes on afterwards.
         """
         if _is_mounted_apart(self._snapshots, self._path):
             self._require_room(self._path, 0)

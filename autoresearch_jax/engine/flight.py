@@ -116,7 +116,8 @@ class Flight:
     def start(self, asked_by: int, action: RunTrial) -> None:
         """Writes a trial down, together with the decision that an experiment asks for it by, and runs it.
 
-        Raises RunError, StopReached, KeyboardInterrupt as `finish_one` does.
+        Raises:
+          RunError, StopReached, KeyboardInterrupt: see `finish_one`.
         """
         with self._ledger.transaction():
             if action.decision is not None:
@@ -127,9 +128,10 @@ class Flight:
     def finish_one(self, timeout: float | None) -> None:
         """Waits until a trial is over, and stores what it gave; `timeout` is in seconds, None for no limit.
 
-        Raises RunError if the task or the champion failed too often, or the disk has no room; StopReached if other work
-        kept the machine busy until the run was over; KeyboardInterrupt if the process was asked to end. In each case
-        the experiments stay open.
+        Raises:
+          RunError: the task or the champion failed too often, or the disk has no room; experiments stay open.
+          StopReached: other work kept the machine busy until the run was over; the same.
+          KeyboardInterrupt: the process was asked to end; the same.
         """
         with self._parts.interrupts.allowed():
             finished = self._parts.executor.next_finished(timeout)
@@ -156,8 +158,9 @@ class Flight:
 
         Before anything was measured in this process, no wait would help a machine that fails.
 
-        Raises RunError if it was one too many, or the disk's; the same command takes the experiment up again;
-        StopReached if the machine failed until the run was over.
+        Raises:
+          RunError: it was one too many, or the disk's; the same command takes the experiment up again.
+          StopReached: the machine failed until the run was over; the same.
         """
         if trouble := disk_trouble(error):
             raise RunError(f"{trouble}; {GOES_ON}") from error

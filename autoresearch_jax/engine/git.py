@@ -82,7 +82,17 @@ class Git:
         variables: Mapping[str, str] | None = None,
         settings: Sequence[str] = (),
     ) -> bytes:
-        """Standard output of a git command as it is; `settings` go before its words. Raises GitError if it failed."""
+        """Standard output of a git command as it is.
+
+        Args:
+          words: the command.
+          stdin: its standard input.
+          variables: added to its environment.
+          settings: words that go before it, such as those of `as_committed`.
+
+        Raises:
+          GitError: it failed.
+        """
         result = self._run((*settings, *words), stdin, variables or {})
         if result.returncode != 0:
             said = " ".join(result.stderr.decode("utf-8", "replace").split()) or f"exit {result.returncode}"
@@ -136,7 +146,8 @@ class Git:
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
         """A text with the changes that lead from `base` to two others; None where both change the same lines.
 
-        Raises GitError if git takes a text for no text.
+        Raises:
+          GitError: git takes a text for no text.
         """
         with tempfile.TemporaryDirectory() as scratch:
             paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
@@ -213,7 +224,9 @@ class Worktree:
         Args:
           only: a path in the repository, if that file is enough.
 
-        Raises WorktreeError if the folder is something else than this worktree; GitError if git refuses.
+        Raises:
+          WorktreeError: the folder is something else than this worktree.
+          GitError: git refuses.
         """
         here = Git(self._folder, self._git.environment)
         own_dir = self._own_dir()

@@ -69,7 +69,11 @@ class Inbox:
         return next(iter(self._read("WHERE experiment IS NULL ORDER BY id LIMIT 1")), None)
 
     def get(self, number: int) -> HandedText:
-        """One text; raises LedgerError if there is none of that number."""
+        """One text.
+
+        Raises:
+          LedgerError: there is none of that number.
+        """
         found = self._read("WHERE id = ?", number)
         if not found:
             raise LedgerError(f"the ledger's inbox has no text {number}")
@@ -80,7 +84,11 @@ class Inbox:
         return len(self._ledger.select("inbox", ("id",), "WHERE experiment IS NULL"))
 
     def is_over(self, number: int) -> bool:
-        """Whether the experiment of a text is over; raises LedgerError as `get` does."""
+        """Whether the experiment of a text is over.
+
+        Raises:
+          LedgerError: see `get`.
+        """
         experiment = self.get(number).experiment
         return experiment is not None and not self._ledger.experiment(experiment).is_open
 

@@ -199,7 +199,11 @@ class Ledger(Logbook):
         return [as_decision(row) for row in rows]
 
     def experiment(self, number: int) -> ExperimentRow:
-        """One experiment; raises LedgerError if there is none of that number."""
+        """One experiment.
+
+        Raises:
+          LedgerError: there is none of that number.
+        """
         row = self._unscored(number)
         return self.remembered(Ledger._scored_now).get(number, row)
 

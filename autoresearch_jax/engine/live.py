@@ -65,7 +65,11 @@ class Live:
 
 
 def write_live(folder: RunFolder, live: Live) -> None:
-    """Replaces live.json; raises OSError if it cannot be written."""
+    """Replaces live.json.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     fields = {name: vars(value) if isinstance(value, Waiting) else value for name, value in vars(live).items()}
     fields["trials"] = [vars(one) for one in live.trials]
     write_whole(folder.live, json.dumps(fields) + "\n", sync=False)

@@ -82,8 +82,9 @@ class Loop:
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
 
-        Raises RunError if the baseline cannot be measured, the task fails again and again, or the disk is full or gone;
-        UserError if the run was started with other settings, or git refuses.
+        Raises:
+          RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
+          UserError: the run was started with other settings, or git refuses.
         """
         self._keep_to_settings()
         self._note_ends()
@@ -100,7 +101,8 @@ class Loop:
         An open experiment and the texts that came before it come first. Nothing is proposed, and nothing of the
         stopping list ends it: a person asked for this text.
 
-        Raises RunError, UserError as `run` does.
+        Raises:
+          RunError, UserError: see `run`.
         """
         self._keep_to_settings()
         self._stopping.lift()
@@ -112,7 +114,8 @@ class Loop:
 
         The run must have ended between two experiments, and the settings must have been compared.
 
-        Raises RunError, UserError as `run` does.
+        Raises:
+          RunError, UserError: see `run`.
         """
         since = self._certifying.begin_anew()
         return self._in_session(self._certify_again, {"since": since})

@@ -54,7 +54,13 @@ class Papers:
         self._better = "higher" if settings.get("direction") == "maximize" else "lower"
 
     def write(self, row: ExperimentRow, finding: Finding, evidence: Evidence) -> str:
-        """The paper on an experiment; the prose of the finding that it tried is not looked at."""
+        """The paper on an experiment.
+
+        Args:
+          row: of the experiment.
+          finding: what it tried; its own prose is not looked at.
+          evidence: what measuring it gave.
+        """
         sections = {
             "Claim": [self._claim(row, evidence)],
             "Setting": self._setting(row, finding, evidence),

@@ -63,9 +63,10 @@ class ProgramPage:
         return ORIGINAL_NOTE + self.text if self.is_original else self.text
 
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
-        """The table as it fits a source, see `fit_row`.
+        """The table as it fits a source with these constants, see `fit_row`.
 
-        Raises ProgramError if a constant is missing or its value is of another type.
+        Raises:
+          ProgramError: a constant that the source does not have, or whose value is of another type.
         """
         try:
             return tuple(fit_row(row, constants) for row in self.constants)
@@ -75,7 +76,11 @@ class ProgramPage:
     def usable(
         self, asset: AssetKind, source: str, settled: Mapping[str, ConstantValue] | None = None
     ) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
-        """The rows of the table that fit a source, and why the others do not, a line each; see `fit_row`."""
+        """The rows of the table that fit a source, and why the others do not, a line each.
+
+        Args:
+          settled: see `fit_row`.
+        """
         rows: list[Constant] = []
         complaints: list[str] = []
         constants, settable = known_constants(asset, source), settable_names(asset, source)
@@ -98,7 +103,8 @@ class ProgramPage:
     def check_metric(self, metric: str) -> None:
         """Refuses a target that can never be reached because the task has another metric.
 
-        Raises ProgramError if there is one.
+        Raises:
+          ProgramError: there is one.
         """
         for stop in self.stops:
             if isinstance(stop, Target) and stop.metric != metric:
@@ -106,12 +112,20 @@ class ProgramPage:
 
 
 def read_program(path: Path) -> ProgramPage:
-    """Reads program.md; raises ProgramError if it is not there, or cannot be understood."""
+    """Reads program.md.
+
+    Raises:
+      ProgramError: it is not there, or cannot be understood.
+    """
     return parse_program(read_page(path), path)
 
 
 def read_page(path: Path) -> str:
-    """The text of program.md; raises ProgramError if it cannot be read."""
+    """The text of program.md.
+
+    Raises:
+      ProgramError: it cannot be read.
+    """
     try:
         return plain_text(path.read_bytes())
     except FileNotFoundError as error:

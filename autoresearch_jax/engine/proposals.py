@@ -99,7 +99,8 @@ def _digest(source: str) -> str:
 def read_recorded(folder: RunFolder) -> list[RecordedProposal]:
     """All proposals of a run that are over, in their order; they cost nothing any more.
 
-    Raises LedgerError if there is no ledger, or it cannot be read.
+    Raises:
+      LedgerError: there is no ledger, or it cannot be read.
     """
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         rows = [row for row in ledger.experiments() if row.kind is Kind.PROPOSAL and not row.is_open]
@@ -205,7 +206,8 @@ class Precheck:
     def prepare(self, source: str, experiment: int, *, beside_a_trial: bool = False) -> Candidate:
         """As `Task.prepare`, for an experiment that is about to be measured: what it is measured by is free meanwhile.
 
-        Raises CandidateRejected if it cannot be measured, and why.
+        Raises:
+          CandidateRejected: it cannot be measured, and why.
         """
         self._require_few_literals(source)
         self._require_time(source, experiment)

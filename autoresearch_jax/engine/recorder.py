@@ -155,7 +155,8 @@ class Recorder:
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
 
-        Raises WorkspaceError if the branch is not where the ledger says.
+        Raises:
+          WorkspaceError: the branch is not where the ledger says.
         """
         self._workspace.free_locks()
         if self.champion is None:

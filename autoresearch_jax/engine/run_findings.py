@@ -65,8 +65,12 @@ def findings_of_run(
     whose ids follow from what they changed, so that exporting them again, or elsewhere, gives the same. What was
     adopted from a peer is answered in any case, also where it failed or its discard is not clear.
 
-    `changes` remembers those of experiments from one call to the next: they stay as they are, and each takes a tenth of
-    a second.
+    Args:
+      ledger: of the run.
+      tag: its name.
+      store: of the findings that it may have tried.
+      changes: those of experiments that were asked for before, and from now on; they stay as they are, and each takes
+        a tenth of a second.
     """
     changes = {} if changes is None else changes
     findings = store.findings()

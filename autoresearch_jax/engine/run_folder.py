@@ -78,7 +78,8 @@ class RunFolder:
     def create(self) -> None:
         """Makes the folder, and keeps it out of the sight of a git repository around it.
 
-        Raises RunFolderError if it cannot be made.
+        Raises:
+          RunFolderError: it cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,8 @@ class RunFolder:
 
         It would even judge a snapshot of an earlier run that had the same seed and program.
 
-        Raises RunFolderError if there was a run here, and it has no ledger.
+        Raises:
+          RunFolderError: there was a run here, and it has no ledger.
         """
         has_ledger = self.ledger.exists() and self.ledger.stat().st_size > 0
         if not has_ledger and (self.settings.exists() or any(self.snapshots.glob("[0-9]*-[0-9]*"))):
@@ -105,7 +107,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the run for this process; the kernel lets go of it when the process ends, also by `kill -9`.
 
-        Raises RunFolderError if another process holds it, or the folder cannot be written to.
+        Raises:
+          RunFolderError: another process holds it, or the folder cannot be written to.
         """
         from filelock import FileLock, Timeout  # its import takes a quarter of a second
 
@@ -149,7 +152,8 @@ class RunFolder:
     def holder(self) -> str | None:
         """Who is at work on the run, such as "pid 12 on box"; None if it is not locked. Writes nothing.
 
-        Raises RunFolderError if that cannot be read.
+        Raises:
+          RunFolderError: that cannot be read.
         """
         try:
             descriptor = os.open(self._lock_file, os.O_RDONLY)
@@ -192,7 +196,8 @@ class Lineages:
     def read(cls, folder: RunFolder) -> "Lineages | None":
         """Those of a folder TAG; None where it has none, or is that of a run.
 
-        Raises RunFolderError if their file is damaged.
+        Raises:
+          RunFolderError: their file is damaged.
         """
         if folder.ledger.is_file():
             return None
@@ -216,7 +221,11 @@ class Lineages:
         return found if found is not None and run.path in [own.path for own in found.runs] else None
 
     def write(self) -> None:
-        """Makes the folder and enters them there; raises RunFolderError if it cannot be written."""
+        """Makes the folder and enters them there.
+
+        Raises:
+          RunFolderError: it cannot be written.
+        """
         self.folder.create()
         try:
             write_json(self.folder.lineages, {"lineages": self.number, "settings": dict(self.settings)})
@@ -285,7 +294,8 @@ def check_settings(
 ) -> None:
     """Refuses to go on with a run that was started with other settings: its scores could not be compared.
 
-    Raises RunFolderError if some differ; the message names each.
+    Raises:
+      RunFolderError: some differ; the message names each.
     """
     differing = [
         f"{name} {stored.get(name)} then, {value} now"

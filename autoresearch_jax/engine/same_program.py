@@ -109,8 +109,9 @@ class SameProgram:
 
         None if it becomes the same, or is not about to be kept. Nothing is stored: after a kill it is prepared again.
 
-        Raises RunError if the task failed too often; the experiment stays open; KeyboardInterrupt if the process was
-        asked to end.
+        Raises:
+          RunError: the task failed too often; the experiment stays open.
+          KeyboardInterrupt: the process was asked to end; the same.
         """
         is_kept = experiment.kind is Kind.BASELINE or (action.decision is not None and action.decision.action.keeps)
         if not is_kept or experiment.id in self._repeated or not isinstance(self._task, RepeatableTask):
@@ -139,7 +140,8 @@ def repetition(
 ) -> Objection | None:
     """An objection to a program that was or is being measured, or refused; not to the champion's in a shorter text.
 
-    `scores` are of experiments, as people see them; by default those of the brief, which proposers see.
+    Args:
+      scores: of experiments, as people see them; by default those of the brief, which proposers see.
     """
     known = scores or {}
     before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]

@@ -62,9 +62,12 @@ class Scheduler:
     def go_on(self, begin: Callable[[], bool], seconds_to_wait: Callable[[], float | None] = lambda: None) -> None:
         """Runs what open experiments want, and what is begun besides; until nothing is open and nothing begun.
 
-        `begin` is called while a trial could be started and none is wanted, and returns False if it begins nothing now;
-        `seconds_to_wait` returns the seconds until it may begin something; None if only the end of a trial changes
-        that. Raises what `Flight.finish_one` does.
+        Args:
+          begin: called while a trial could be started and none is wanted; returns False if it begins nothing now.
+          seconds_to_wait: until it may begin something then; None if only the end of a trial changes that.
+
+        Raises:
+          RunError, StopReached, KeyboardInterrupt: see `Flight.finish_one`.
         """
         while True:
             while self._flight.num_free > 0 and (self._start_wanted() or begin()):
@@ -162,13 +165,21 @@ class Measuring:
         )
 
     def next(self, experiment: ExperimentRow, *, may_keep: bool) -> NextAction | None:
-        """What an open experiment wants now; None where it has to wait. Prepares it first.
+        """What an open experiment wants now; prepares it first.
 
-        One that was made from an earlier champion, and is not discarded, is moved to the one of now. It has to wait for
-        its own trials, unless it is the baseline, and for another one that is about to become the champion.
+        One that was made from an earlier champion, and is not discarded, is moved to the one of now.
 
-        Raises RunError if the task failed too often, or the disk has no room; StopReached if the machine failed until
-        the run was over; KeyboardInterrupt if the process was asked to end. In each case the experiments stay open.
+        Args:
+          experiment: none of whose trials runs, unless it is the baseline.
+          may_keep: False while another one is about to become the champion.
+
+        Returns:
+          None where it has to wait: for that other one, or for its own trials.
+
+        Raises:
+          RunError: the task failed too often, or the disk has no room; the experiment stays open.
+          StopReached: the machine failed until the run was over; the same.
+          KeyboardInterrupt: the process was asked to end; the same.
         """
         champion = self._recorder.champion
         upon = None if champion is None else champion.id

@@ -58,8 +58,12 @@ def keep_to_settings(
 ) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
 
-    `flags` are kept for later commands and are not compared. Raises RunFolderError if some settings differ; RunError if
-    the eval bundle is not that of the run's beginning.
+    Args:
+      flags: that the run is given now, kept for later commands; other ones are no other settings.
+
+    Raises:
+      RunFolderError: some settings differ.
+      RunError: the eval bundle is not that of the run's beginning.
     """
     stored = ledger.settings()
     if stored:

@@ -54,7 +54,11 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Marks what may be cut short; raises KeyboardInterrupt if a signal came in, or had come in before."""
+        """Marks what may be cut short.
+
+        Raises:
+          KeyboardInterrupt: a signal came in, or had come in before.
+        """
         self._is_allowed = True
         try:
             if self.requested:
@@ -175,7 +179,8 @@ class StoppingList:
 
         All time from `started` (`time.monotonic()`) on counts. `is_over` ends it as soon as it is true.
 
-        Raises KeyboardInterrupt if the process was asked to end.
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
         """
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
@@ -218,7 +223,8 @@ class ProposalWaits:
 
         With `beside_trials` it returns at once; see `seconds_left`.
 
-        Raises KeyboardInterrupt if the process was asked to end.
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
         """
         what, now = clean_line(str(down)), time.time()
         if self._down_since is None:
@@ -245,7 +251,8 @@ class ProposalWaits:
     def failed(self, failure: ProposalFailed, champion: ExperimentRow, *, beside_trials: bool = False) -> None:
         """Enters a proposal that came to nothing; waits if that is so again and again, as `wait_for_service` does.
 
-        Raises KeyboardInterrupt if the process was asked to end.
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
         """
         self._failures += 1
         self._answered()
@@ -288,12 +295,18 @@ class MachineWaits:
         self._first_wait_seconds = first_wait_seconds
 
     def wait(self, why: str, waits: int, champion: ExperimentRow | None, started: float) -> None:
-        """Says why, and waits, at most as long as the run may last; `waits` is how many came before it in a row.
+        """Says why, and waits, at most as long as the run may last.
 
-        `champion` is None while the stopping list does not count: before the baseline is measured, and while
-        certification follows the end of the search. All time from `started` (`time.monotonic()`) on counts.
+        Args:
+          why: one line.
+          waits: how many came before it in a row.
+          champion: of the run; None while the stopping list does not count: before the baseline is measured, and
+            while certification follows the end of the search.
+          started: `time.monotonic()`; all time from then on counts.
 
-        Raises StopReached if an item of the stopping list holds; KeyboardInterrupt if the process was asked to end.
+        Raises:
+          StopReached: an item of the stopping list holds.
+          KeyboardInterrupt: the process was asked to end.
         """
         seconds = backoff(self._first_wait_seconds, waits)
         words = clean_line(why)

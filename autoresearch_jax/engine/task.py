@@ -75,10 +75,13 @@ class Task(Terms, Protocol):
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
 
         Args:
+          source: text of the editable asset.
+          log_dir: an existing folder for whatever the checks print.
           beside_a_trial: another thread may be measuring: it must not be disturbed, and what it made ready stays so.
 
-        Raises CandidateRejected if it cannot be measured, and why; CandidateUntouched if the checks did not come as far
-        as the candidate.
+        Raises:
+          CandidateRejected: it cannot be measured, and why.
+          CandidateUntouched: the checks did not come as far as the candidate.
         """
 
     def measure(
@@ -99,8 +102,11 @@ class Task(Terms, Protocol):
         Args:
           candidate: from `prepare` of this task, possibly of an earlier process with the same settings.
           seed: all randomness of the trial follows from it.
+          log_dir: an existing folder for the trial's log.
           snapshot_dir: a path that does not exist yet, or the snapshot of the same trial that was cut short after it:
             then it is judged and not trained again. A snapshot is put there whole or not at all.
+          on_progress: told how far the trial is.
+          scrutiny: how hard the trained result is looked at.
           stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
             puts the curve of it into the metrics as LOSSES, so that there can be limits; others ignore them.
           reference_log_dirs: `log_dir` of trials of other candidates, the champion and the baseline, where a task may
@@ -108,7 +114,8 @@ class Task(Terms, Protocol):
           compile_cost: what earlier trials say about compiling, for a task that compiles: it puts COMPILED_PROGRAMS,
             COMPILING_SECONDS and CHARGED_COMPILE into the metrics.
 
-        Raises CandidateUntouched if the trial did not come as far as the candidate.
+        Raises:
+          CandidateUntouched: the trial did not come as far as the candidate.
         """
 
     def close(self) -> None:
@@ -120,10 +127,18 @@ class CalibratedTask(Protocol):
     """A task whose clock counts in units that have to be measured."""
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """Tells the task, before anything is measured, what this returned when the run began; None for a new run.
+        """Tells the task what its clock counts in, before anything is measured.
 
-        Returns seconds that a reference program takes on this machine; None where the clock needs none. Raises
-        UserError if the machine cannot be measured.
+        Args:
+          reference_seconds: what this returned when the run began; None for a run that begins.
+          log_dir: an existing folder for the log.
+
+        Returns:
+          What the run has to keep: seconds that a reference program takes on this machine; None where the clock needs
+          none.
+
+        Raises:
+          UserError: the machine cannot be measured.
         """
 
 
@@ -152,7 +167,8 @@ class RepeatableTask(Protocol):
         Another program hash means that the text does not say what runs. Nothing is made ready to measure, and what is
         stays so.
 
-        Raises CandidateRejected if it cannot be made now, and why.
+        Raises:
+          CandidateRejected: it cannot be made now, and why.
         """
 
 
@@ -166,7 +182,8 @@ class EvalBundleTask(Protocol):
         Returns:
           SHA-256 over all of it, in hexadecimal; what is there is checked against it.
 
-        Raises UserError if what is there was changed, or cannot be written.
+        Raises:
+          UserError: what is there was changed, or cannot be written.
         """
 
 
@@ -257,7 +274,8 @@ class TaskFailures:
         The traceback is added to task_error.txt in `log_dir`; `most` in a row are too many. `goes_on` ends the line of
         a RunError.
 
-        Raises RunError if it was one too many; what it failed on stays open, and the same command takes it up again.
+        Raises:
+          RunError: it was one too many; what it failed on stays open, and the same command takes it up again.
         """
         log = log_dir / "task_error.txt"
         with log.open("a", encoding="utf-8") as file:

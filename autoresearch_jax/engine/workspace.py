@@ -65,8 +65,10 @@ class Workspace:
 
         `constants` are those that the run starts with, where the user's file has others; `asset` is the file's kind.
 
-        Raises TagError if the tag is no name for a branch; WorkspaceError if there is no such file, or no repository
-        around it; GitError if git is missing.
+        Raises:
+          TagError: the tag is no name for a branch.
+          WorkspaceError: there is no such file, or no repository around it.
+          GitError: git is missing.
         """
         if not editable.is_file():
             raise WorkspaceError(f"{editable}: no such file: name the file to edit with --editable")
@@ -94,8 +96,13 @@ class Workspace:
     def baseline(self, *, despite_changes: bool = False) -> Baseline:
         """The editable file as the user last committed it; with other constants in a commit of their own.
 
-        Asked again it gives the same, as long as the user commits nothing. Raises WorkspaceError if there is no commit,
-        the file is not in it as it stands now (unless `despite_changes`), or it has no such constants.
+        Asked again it gives the same, as long as the user commits nothing.
+
+        Args:
+          despite_changes: whether the file may have changes that are not committed, such as one to be tried.
+
+        Raises:
+          WorkspaceError: no commit, or the file is not in it as it stands now, or it has no such constants.
         """
         self._check_committed(despite_changes)
         commit = self._git.text("rev-parse", "HEAD")
@@ -118,7 +125,8 @@ class Workspace:
     def source_at(self, commit: str) -> str:
         """The editable file as a commit has it, its lines ended by one character and without a byte-order mark.
 
-        Raises WorkspaceError if it is not UTF-8.
+        Raises:
+          WorkspaceError: it is not UTF-8.
         """
         try:
             return plain_text(self._blob(commit))
@@ -132,7 +140,8 @@ class Workspace:
     def require_unused_branch(self) -> None:
         """Refuses a name whose branch or discarded refs exist, or that git has no room for beside another branch.
 
-        Raises WorkspaceError if there is one of these.
+        Raises:
+          WorkspaceError: there is one of these.
         """
         if self._tip(self._branch_ref) is not None:
             raise WorkspaceError(
@@ -175,8 +184,13 @@ class Workspace:
     def keep(self, commit: str, previous: str | None, only: str | None = None) -> None:
         """Makes a commit the tip of the run's branch, and shows it in the worktree. May be repeated.
 
-        The branch must stand at `previous` now; anywhere if that is None. Raises WorkspaceError if someone else moved
-        the branch, or has it checked out.
+        Args:
+          commit: the new tip.
+          previous: where the branch must stand now; None if any place will do.
+          only: a path, if that file is all that the worktree needs.
+
+        Raises:
+          WorkspaceError: someone else moved the branch, or has it checked out.
         """
         if self._git.text("rev-parse", "--symbolic-full-name", "HEAD") == self._branch_ref:
             raise WorkspaceError(
@@ -239,8 +253,13 @@ class Workspace:
 def made_up_run(editable: Path, environment: Mapping[str, str], *, whole: bool) -> Iterator[Workspace]:
     """The workspace of a run that is made up, with a commit kept on its branch; branch and worktree go at the end.
 
-    The worktree has all files if `whole`, else the editable one alone. Raises UserError if a run could not do that; the
-    message says what to do.
+    Args:
+      editable: the file to edit.
+      environment: of this process.
+      whole: whether the worktree has all files, or that one alone.
+
+    Raises:
+      UserError: a run could not do that; the message says what to do.
     """
     git = Git(editable.resolve().parent, environment)
     with tempfile.TemporaryDirectory(prefix="autoresearch-try-") as scratch:
@@ -261,7 +280,11 @@ def made_up_run(editable: Path, environment: Mapping[str, str], *, whole: bool) 
 
 
 def check_tag(tag: str, git: Git) -> None:
-    """Refuses a tag that cannot name a branch and a folder; raises TagError if it cannot."""
+    """Refuses a tag that cannot name a branch and a folder.
+
+    Raises:
+      TagError: it cannot.
+    """
     ref = f"refs/heads/{BRANCH_PREFIX}{tag}"
     if not tag or "/" in tag or tag.startswith("-") or not git.succeeds("check-ref-format", ref):
         raise TagError(

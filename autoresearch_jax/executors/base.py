@@ -80,10 +80,19 @@ class Executor(Protocol):
         """Hands a trial over; returns its ticket. With all slots taken it waits for its turn."""
 
     def next_finished(self, timeout: float | None = None) -> Finished | None:
-        """Waits until a trial is over, at most `timeout` seconds; None if that time is over.
+        """Waits until a trial is over.
 
-        A KeyboardInterrupt that arrives here leaves the trials running, until `cancel` or `close`; a trial that runs in
-        this thread is over. Raises IndexError if all that was submitted is answered or cancelled.
+        A KeyboardInterrupt that arrives here leaves the trials running, until `cancel` or `close`; a trial that runs
+        in this thread is over.
+
+        Args:
+          timeout: seconds to wait at most; None waits without a limit.
+
+        Returns:
+          One answer, or None if the time is over.
+
+        Raises:
+          IndexError: all that was submitted is answered or cancelled.
         """
 
     def cancel(self, ticket: int) -> None:

@@ -59,7 +59,8 @@ def processor_cores(folder: Path = PROCESSORS) -> list[tuple[int, ...]]:
 def divide_processors(workers: int, cores: Sequence[Sequence[int]]) -> list[Place]:
     """Places with as many processors each and no core in common; what does not divide stays unused.
 
-    Raises UsageError if there are fewer cores than workers.
+    Raises:
+      UsageError: there are fewer cores than workers.
     """
     if workers > len(cores):
         raise _too_few(workers, len(cores), "processor core", "processor cores")
@@ -71,11 +72,19 @@ def divide_processors(workers: int, cores: Sequence[Sequence[int]]) -> list[Plac
 
 
 def divide_devices(workers: int | None, platform: str, num_devices: int, environment: Mapping[str, str]) -> list[Place]:
-    """Places with one GPU or TPU chip each; a choice of devices in the environment stands.
+    """Places with one GPU or TPU chip each.
 
     See https://docs.jax.dev/en/latest/gpu_performance_tips.html for CUDA. Of a TPU, libtpu needs to be told that each
-    process is a whole slice of one chip, with a port of its own; not run on a TPU. Raises UsageError if there are fewer
-    devices than workers.
+    process is a whole slice of one chip, with a port of its own; not run on a TPU.
+
+    Args:
+      workers: how many; None for one each.
+      platform: "cuda" or "tpu".
+      num_devices: GPUs or chips that this process sees.
+      environment: its variables; a choice of devices in them stands.
+
+    Raises:
+      UsageError: there are fewer devices than workers.
     """
     chosen = next((environment[name] for name in _CHOSEN_BY[platform] if environment.get(name)), None)
     devices = [str(number) for number in range(num_devices)]

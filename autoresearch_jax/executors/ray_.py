@@ -39,7 +39,11 @@ KEPT_PACKS = 32  # in the object store; a trial that runs keeps its own
 
 
 def resource_name(terms: Mapping[str, Scalar]) -> str:
-    """The resource that stands for a class of devices: nodes that have it can run the same trials."""
+    """The resource that stands for a class of devices: nodes that have it can run the same trials.
+
+    Args:
+      terms: "platform", "device_kind" and "num_devices", see `engine.task.Terms`.
+    """
     count = int(terms.get("num_devices") or 1)
     kind = f"{terms.get('device_kind') or 'unknown'}"
     if count > 1 and terms.get("platform") != "cpu":

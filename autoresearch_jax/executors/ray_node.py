@@ -237,7 +237,9 @@ def read_frames(folder: Path, most: int | None = None, paths: Iterable[Path] | N
 def write_frame(folder: Path, frame: Frame) -> None:
     """Adds a frame to what is below a folder.
 
-    Raises OSError if it cannot be written; ValueError if the path leads out of the folder.
+    Raises:
+      OSError: it cannot be written.
+      ValueError: the path leads out of the folder.
     """
     name, mode, data = frame
     if name.startswith("/") or ".." in PurePosixPath(name).parts:

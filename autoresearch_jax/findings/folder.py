@@ -73,7 +73,8 @@ class FindingStore(Protocol):
     def add(self, finding: Finding, base_text: str | None) -> str:
         """Stores a finding, or its evidence where the same change is there already; returns what was done in words.
 
-        Raises FindingError if another change has its id, it does not fit its base, or it cannot be stored.
+        Raises:
+          FindingError: another change has its id, it does not fit its base, or it cannot be stored.
         """
 
 
@@ -184,7 +185,11 @@ class Library:
         return next((text for text in texts if text is not None), None)
 
     def get(self, name: str) -> Finding:
-        """The finding of an id, or of one that a peer has for it; raises FindingError if there is none."""
+        """The finding of an id, or of one that a peer has for it.
+
+        Raises:
+          FindingError: there is none.
+        """
         found = [finding for finding in self.findings() if is_named(finding, name)]
         if not found:
             raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")

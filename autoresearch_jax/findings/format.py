@@ -123,7 +123,11 @@ def base_digest(text: str) -> str:
 
 
 def device_class(terms: Mapping[str, Scalar]) -> str:
-    """The class of devices that evidence is shared among: "cpu" for all CPUs, else the number and name of devices."""
+    """The class of devices that evidence is shared among: "cpu" for all CPUs, else the number and name of devices.
+
+    Args:
+      terms: a run's settings, or the terms of its task: "platform", "device_kind" and "num_devices".
+    """
     kind, count = clean_line(str(terms.get("device_kind") or "unknown")), terms.get("num_devices") or 1
     if terms.get("platform") == "cpu":
         return "cpu"
@@ -135,8 +139,17 @@ def apply_finding(
 ) -> str:
     """The champion's text with a finding's change.
 
-    The edits are placed in the champion first. Where that fails, they are applied to their base, if that is known, and
-    the result is merged with the champion. Raises FindingError if it does not fit, or the champion has it already.
+    The edits are placed in the champion first. Where that fails, they are applied to their base and the result is
+    merged with the champion.
+
+    Args:
+      finding: whose change.
+      champion_source: the text to change.
+      base_text: the text that the finding was made for; None where it is not known.
+      merge: a three-way merge.
+
+    Raises:
+      FindingError: it does not fit, or the champion has it already.
     """
     try:
         return apply_edits(champion_source, finding.edits, asset)
@@ -170,7 +183,8 @@ def _shared_lines(base: str, text: str) -> float:
 def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_FILE) -> str:
     """The base with the finding's change.
 
-    Raises FindingError if that is not its base, or the change does not fit it.
+    Raises:
+      FindingError: that is not its base, or the change does not fit it.
     """
     if base_digest(base_text) != finding.base:
         raise FindingError(f"{finding.id}: bases/{finding.base}.txt has another text than its name says: restore it")
@@ -183,7 +197,8 @@ def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_F
 def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_FILE) -> str:
     """A unified diff that `read_edits` and `apply_edits` take from one text to the other exactly.
 
-    Raises FindingError if no diff does, since `before` equals `after` or one of them does not parse.
+    Raises:
+      FindingError: no diff does, since `before` equals `after` or one of them does not parse.
     """
     old, new = (unix_lines(text) for text in (before, after))
     why = "nothing differs"
@@ -201,7 +216,8 @@ def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_
 def read_finding(path: Path) -> Finding:
     """Reads a page; words of others are cleaned of what a terminal would take for a command.
 
-    Raises FindingError if it is no finding; the message has the file and the line.
+    Raises:
+      FindingError: it is no finding; the message has the file and the line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -213,7 +229,16 @@ def read_finding(path: Path) -> Finding:
 
 
 def parse_finding(text: str, name: str, stem: str | None = None) -> Finding:
-    """A finding from the text of its page, which messages call `name`; raises FindingError as `read_finding` does."""
+    """A finding from the text of its page.
+
+    Args:
+      text: the page.
+      name: what messages call it.
+      stem: the id that it must have; None for any.
+
+    Raises:
+      FindingError: see `read_finding`.
+    """
     return _Page(name, unix_lines(text).split("\n")).finding(stem)
 
 

@@ -90,9 +90,12 @@ def without_replays(finding: Finding) -> Finding:
 
 
 def trust_of(evidence: Sequence[Evidence], claimant: str, finder: str | None = None) -> Trust:
-    """What others say of a peer's claim, in evidence on one finding; what it says of its own claim does not count.
+    """What others say of a peer's claim.
 
-    The peer that it took the finding from adopts or refutes nothing by its own claim.
+    Args:
+      evidence: on one finding, of all peers, each with its name.
+      claimant: the peer; what it says of its own claim does not count.
+      finder: the peer that it took the finding from, which adopts or refutes nothing by its own claim.
     """
     claimed = {(one.seed, one.value) for one in evidence if one.peer == claimant and not is_replay(one)}
     others = [one for one in evidence if one.peer != claimant]

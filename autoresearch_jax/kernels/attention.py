@@ -74,7 +74,12 @@ def splash_attention(
 ) -> Array:
     """The same by Splash attention, a flash attention for TPUs that skips tiles outside of the window.
 
-    With `interpret` the kernel's steps run on any platform, slowly; for tests.
+    Args:
+      q_BxTxHxK: queries.
+      k_BxTxHxK: keys.
+      v_BxTxHxK: values.
+      window: how many tokens back.
+      interpret: run the kernel's steps on any platform, slowly; for tests.
     """
     # imported here: it takes a tenth of a second, which a CPU and a GPU need not spend
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
@@ -149,10 +154,19 @@ def _on_each_device(attend: Attend, mesh: Mesh) -> Attend:
 
 
 def blockwise_attention(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int) -> Array:
-    """Attention as `causal_attention` has it, for as many heads of queries as of keys.
+    """Attention of each token to itself and the `window` tokens before it.
 
     Holds the probabilities of the blocks that are seen, and in the backward pass their gradients too, in the dtype of
     the queries. Has no derivatives in forward mode.
+
+    Args:
+      q_BxTxHxK: queries; they are divided by the root of K here.
+      k_BxTxHxK: keys.
+      v_BxTxHxK: values.
+      window: how many tokens back; T or more for all of them.
+
+    Returns:
+      Mixed values [B, T, H, K], in the dtype of the queries.
     """
     rows, _, heads, _ = q_BxTxHxK.shape
     q_NxTxK, k_NxTxK, v_NxTxK = (_fold_heads(x) for x in (q_BxTxHxK, k_BxTxHxK, v_BxTxHxK))

@@ -18,8 +18,14 @@ def softcapped_cross_entropy(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array, *
     """Mean negative log-likelihood of the targets, in nats per token.
 
     The logits are `softcap * tanh(x w / softcap)`, in float32; their products are in the dtype of `x`. The gradients
-    are made along with the loss. Rows are cut over the mesh's axis "data", where they divide; each of these devices
-    sums up its own gradients.
+    are made along with the loss.
+
+    Args:
+      x_BxTxD: features.
+      w_VxD: weight of the output layer.
+      targets_BxT: the tokens to be predicted.
+      softcap: no logit is farther from zero.
+      mesh: rows are cut over its axis "data", where they divide; each of these devices sums up its own gradients.
     """
     shards = math.gcd(x_BxTxD.shape[0], mesh.shape["data"])
     return _mean_nats(x_BxTxD, w_VxD, targets_BxT, softcap, shards)

@@ -9,9 +9,13 @@ from autoresearch_jax.kernels.platforms import kept_apart
 
 @jax.custom_vjp
 def rms_norm(x: Array) -> Array:
-    """Scales the last axis to a root mean square of 1, in float32; the result has the dtype of `x`.
+    """Scales the last axis to a root mean square of 1, in float32.
 
     Float32's epsilon is added to the mean square, so zeros stay zeros. Has no derivatives in forward mode.
+
+    Args:
+      x: of any shape and floating dtype, which the result has, too.
+
     See arXiv 1910.07467.
     """
     return _forward(x)[0]

@@ -32,9 +32,14 @@ CUT_BY_INPUTS = {"out", "down", "embedding"}
 
 
 def state_specs(shapes: Tree, mesh: Mesh) -> Tree:
-    """A PartitionSpec for where each array of the state lies between steps: what `Experiment.state_sharding` takes.
+    """Where each array of the state lies between steps.
 
-    `shapes` are arrays or their shapes, as from `jax.eval_shape(init, key)`; the mesh has the axes "data" and "model".
+    Args:
+      shapes: arrays or their shapes, as from `jax.eval_shape(init, key)`.
+      mesh: has the axes "data" and "model".
+
+    Returns:
+      A PartitionSpec for each array: what `Experiment.state_sharding` takes.
     """
     return jax.tree.map_with_path(lambda path, leaf: _spec(path, leaf, mesh), shapes)
 
@@ -52,8 +57,11 @@ def gathered(params: Tree, mesh: Mesh) -> Tree:
 def mean_over_micro_batches(function: Callable[[Array], Tree], tokens_BxT: Array, count: int, mesh: Mesh) -> Tree:
     """The mean of what the function returns for each of `count` equal parts of the batch, one after the other.
 
-    It takes rows [B / count, T] and returns arrays, such as loss and gradients; more parts take less memory. Rows are
-    cut over the mesh's axis "data"; each device cuts up its own, so that no row moves.
+    Args:
+      function: takes a part of the rows, [B / count, T], and returns arrays, such as loss and gradients.
+      tokens_BxT: the batch.
+      count: how many parts; more parts take less memory.
+      mesh: rows are cut over its axis "data"; each device cuts up its own, so that no row moves.
     """
 
     def of_part(part_BxT: Array) -> Tree:

@@ -58,8 +58,11 @@ class Explanation:
 def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
     """What a text says: its first line that is no label, fence or front matter, its category, why, and what it used.
 
-    The opinion goes on until the next heading or label. A category may be named in more words, such as "Optimizer
-    (learning rate)".
+    The opinion goes on until the next heading or label.
+
+    Args:
+      text: Markdown, or one JSON object.
+      categories: of these one is named in more words, such as "Optimizer (learning rate)".
     """
     fields = _json_object(text)
     if fields is not None:
@@ -160,7 +163,11 @@ def with_notes(words: str, notes: list[str]) -> str:
 
 
 def read_source(path: Path, notes: list[str]) -> str:
-    """The asset as the agent left it; raises ProposalFailed if it is gone, or no text."""
+    """The asset as the agent left it.
+
+    Raises:
+      ProposalFailed: it is gone, or no text.
+    """
     data = read_beginning(path)
     if data is None:
         why = f"the agent deleted {path.name}, or made something else of it"

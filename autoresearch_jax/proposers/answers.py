@@ -92,9 +92,10 @@ def category_names(brief: Brief) -> list[str]:
 def read_answers(
     text: str, brief: Brief, count: int, secrets: Sequence[str] = ()
 ) -> tuple[list[Answer], list[EditError]]:
-    """As `read_answer`, for `count` proposals: those that can be used, and why others cannot.
+    """As `read_answer`, where `count` proposals were asked for: those that can be used, and why others cannot.
 
-    Raises EditError if none can.
+    Raises:
+      EditError: none can be used.
     """
     found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
     if len(found) < 2:
@@ -113,9 +114,13 @@ def read_answers(
 
 
 def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> Answer:
-    """What can be used of an answer, JSON of the schema or a free text with edits; `secrets` must not be in it.
+    """What can be used of an answer: JSON of the schema, or a free text with edits.
 
-    Raises EditError if it cannot be used; the message tells the model what is to be mended.
+    Args:
+      secrets: what the answer must not bring in.
+
+    Raises:
+      EditError: it cannot be used; the message tells the model what is to be mended.
     """
     text = text.strip().removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
@@ -162,7 +167,8 @@ def read_object(text: str) -> Mapping[str, Any]:
     Forgiven are prose and thinking around it, a fence, comments, commas before a closing bracket, line breaks in
     strings, and the same object once more.
 
-    Raises ValueError if there is none, or there are several that differ; the message says so to the model.
+    Raises:
+      ValueError: there is none, or there are several that differ; the message says so to the model.
     """
     try:
         value = json.loads(unfenced(text), strict=False)

@@ -33,9 +33,14 @@ def posterior_draw(
     prior_weight: float = 1.0,
     further: tuple[float, float] = (0.0, 0.0),
 ) -> float:
-    """Draws the probability that one more is a gain, from outcomes weighted by age.
+    """Draws the probability that one more is a gain.
 
-    `further` gains and misses are added.
+    Args:
+      rng: source of the draw.
+      brief: whose experiment it is for.
+      outcomes: that count, each by its age.
+      prior_weight: of the prior.
+      further: gains and misses that count beside them.
     """
     gains, misses = prior_weight * PRIOR_GAINS + further[0], prior_weight * PRIOR_MISSES + further[1]
     for outcome in outcomes:

@@ -215,8 +215,10 @@ class Proposer(Protocol):
 
         May be called in another thread than the one that made it, but in one at a time.
 
-        Raises SpaceExhausted if there is nothing left to try; ProposalFailed if nothing came of it this time;
-        ServiceDown if the service does not answer.
+        Raises:
+          SpaceExhausted: there is nothing left to try.
+          ProposalFailed: nothing came of it this time.
+          ServiceDown: the service does not answer.
         """
 
     def asks_ahead(self, brief: Brief) -> bool:

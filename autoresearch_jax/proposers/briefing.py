@@ -83,9 +83,14 @@ def count_tokens(text: str) -> int:
 def write_brief(brief: Brief, instructions: str, max_tokens: int, last: str = "") -> str:
     """The page for an agent; equal arguments give the same page.
 
-    Whatever a candidate or a proposer wrote in the brief cannot open a section of the page. The instructions, shown
-    first, and `last`, which holds for this page alone, are our own words and never cut. Raises BriefError if these are
-    longer than `max_tokens`, as `count_tokens` counts them.
+    Args:
+      brief: what to tell. Whatever a candidate or a proposer wrote in it cannot open a section of the page.
+      instructions: our own words on how to answer, the same for each experiment; shown first and never cut.
+      max_tokens: as `count_tokens` counts them.
+      last: our own words that hold for this page alone; shown last and never cut.
+
+    Raises:
+      BriefError: what is never cut is longer.
     """
     head = f"# What to do\n\n{instructions.strip()}\n"
     head += essential_text(brief.program, brief.champion_source, brief.asset, brief.contract)

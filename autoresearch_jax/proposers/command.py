@@ -164,9 +164,16 @@ class CommandProposer:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
 
     def try_start(self, source: str) -> str | None:
-        """Starts the command for a second, with a brief that asks for nothing; a notice if it ended with an error.
+        """Starts the command once, with a brief that asks for nothing; it is killed after a second.
 
-        Raises AgentError if it cannot be started.
+        Args:
+          source: the champion's text.
+
+        Returns:
+          A notice, if it ended with an error.
+
+        Raises:
+          AgentError: it cannot be started.
         """
         try:
             with (
@@ -346,7 +353,15 @@ class CommandProposer:
 
 
 def instructions(asset: AssetKind, name: str, categories: Sequence[str], count: int = 1, check: str = CHECK) -> str:
-    """Our own words at the head of BRIEF.md, the same for each experiment."""
+    """Our own words at the head of BRIEF.md, the same for each experiment.
+
+    Args:
+      asset: the kind of the file to edit.
+      name: that file's.
+      categories: kinds of change that may be named.
+      count: how many proposals are asked for.
+      check: see `CommandProposer`.
+    """
     named = ", ".join(clean_line(category) for category in categories)
     paths = [f"`{path.as_posix()}`" for path in further_paths(Path(name), count)]
     several = ""

@@ -183,7 +183,15 @@ def promising_moves(
     out: Sequence[Constants],
     rng: np.random.Generator,
 ) -> Iterator[dict[str, Value]]:
-    """New values of one to three constants, by expected improvement over the champion and what is measured now."""
+    """New values of one to three constants, by expected improvement over the champion and over what is out.
+
+    Args:
+      space: what may be moved.
+      champion: the values of now.
+      trials: one or more have a loss.
+      out: what is being measured.
+      rng: for all draws.
+    """
     axes = [Axis(row) for row in space]
     champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
     model = _fit(axes, champion_D, trials)

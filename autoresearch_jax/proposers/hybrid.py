@@ -113,8 +113,9 @@ class HybridProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.
 
-        Raises SpaceExhausted if none of the arms has anything left, and there is no agent or it may not be asked any
-        more; ServiceDown if the others have nothing left, and the agent's service does not answer.
+        Raises:
+          SpaceExhausted: none of the arms has anything left, and there is no agent or it may not be asked any more.
+          ServiceDown: the others have nothing left, and the agent's service does not answer.
         """
         exhausted: dict[str, str] = {}
         for name in draw_order(brief, self._optimizer.name, self._code):
@@ -217,7 +218,15 @@ def _ask(proposer: Proposer, brief: Brief) -> Proposal:
 
 
 def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
-    """Names of the arms in the order in which they are asked; without a table of constants the optimizer comes last."""
+    """Names of the arms in the order in which they are asked: the one that is drawn, then those that stand in.
+
+    Without a table of constants the optimizer has nothing to propose, and all draws are for the code.
+
+    Args:
+      brief: what the draw depends on.
+      optimizer: name of the proposer that moves constants.
+      code: names of those that change code.
+    """
     outcomes = known(brief)
     rng = new_rng(brief, f"proposer {brief.experiment}")
     sizes = gain_sizes(brief)
@@ -245,7 +254,10 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
 def draw_category(brief: Brief, agent: str, elsewhere: Mapping[str, tuple[float, float]] | None = None) -> str | None:
     """The kind of change that the agent is asked for; None if the brief names none.
 
-    `elsewhere` are gains and misses of each kind of change on this class of device, see `ideas.count_categories`.
+    Args:
+      brief: what the draw depends on.
+      agent: name of the proposer whose outcomes count.
+      elsewhere: gains and misses of each kind of change on this class of device, see `ideas.count_categories`.
     """
     categories = list(brief.categories)
     if not categories:

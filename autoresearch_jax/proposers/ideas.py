@@ -70,7 +70,8 @@ class IdeasProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; of the brief's category, where there is one, if a finding of it is left and fits.
 
-        Raises SpaceExhausted if all findings that fit the champion were tried.
+        Raises:
+          SpaceExhausted: all findings that fit the champion were tried.
         """
         findings = self._store.findings()
         champion = base_digest(brief.champion_source)
@@ -160,9 +161,13 @@ def untried(brief: Brief, findings: Iterable[Finding]) -> list[Finding]:
 def draw_order(
     brief: Brief, findings: Sequence[Finding], library: Iterable[Finding], device_class: str
 ) -> list[Finding]:
-    """Findings in the order in which they are to be tried; those of the category that the brief asks for come first.
+    """Findings in the order in which they are to be tried.
 
-    What counts is the brief's history, and the evidence of all the library on this class of device.
+    Args:
+      brief: whose history counts; those of its category come first, if it asks for one.
+      findings: to be ordered.
+      library: all findings whose evidence counts.
+      device_class: of that evidence.
     """
     seen = {finding.id: _count(finding.evidence, device_class) for finding in library}
     by_category = count_categories(library, device_class)

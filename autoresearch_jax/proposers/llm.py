@@ -101,9 +101,13 @@ class GeminiProposer:
         self._spending = Spending(options, llm_dir, self._client.secrets, notice)
 
     def check_model(self) -> str | None:
-        """Asks the service whether it has the model, which costs nothing; a line of warning if it cannot be asked now.
+        """Asks the service whether it has the model, which costs nothing.
 
-        Raises UserError if it does not, or refuses the key; in the service's own words.
+        Returns:
+          A line of warning if the service cannot be asked now; else None.
+
+        Raises:
+          UserError: it does not, or refuses the key; in the service's own words.
         """
         model = self._options.model
         http = types.HttpOptions(timeout=milliseconds(CHECK_SECONDS), retry_options=types.HttpRetryOptions(attempts=1))
@@ -124,8 +128,10 @@ class GeminiProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`.
 
-        Raises LimitReached if the next request could go beyond a limit; BriefError if what must be in the brief does
-        not fit; ExchangeError if what was spent is not known.
+        Raises:
+          LimitReached: the next request could go beyond a limit.
+          BriefError: what must be in the brief does not fit.
+          ExchangeError: what was spent is not known.
         """
         page = write_brief(brief, instructions(brief, self._editable_name, self._options.proposals), self._brief_tokens)
         try:

@@ -141,8 +141,9 @@ class Spending:
     def begin(self, experiment: int, request: Mapping[str, Any]) -> "Exchange":
         """Writes down a request that is about to be sent.
 
-        Raises LimitReached if it could go beyond a limit; ExchangeError if an earlier exchange cannot be read, or this
-        one cannot be written.
+        Raises:
+          LimitReached: it could go beyond a limit.
+          ExchangeError: an earlier exchange cannot be read, or this one cannot be written.
         """
         # The schema and the marks of JSON are counted, too: rather too many tokens than too few.
         worst = Usage(count_tokens(json.dumps(request, ensure_ascii=False)), self._options.max_output_tokens)
@@ -155,7 +156,8 @@ class Spending:
     def write(self, path: Path, experiment: int, usage: Usage, dollars: float | None, record: Any) -> None:
         """Writes an exchange, whole or not at all and without any secret, and remembers what it cost.
 
-        Raises ExchangeError if it cannot be written.
+        Raises:
+          ExchangeError: it cannot be written.
         """
         try:
             write_whole(path, json.dumps(redact_value(record, self.secrets()), indent=1) + "\n")
@@ -259,9 +261,13 @@ def _is_credible(usage: Usage, worst: Usage) -> bool:
 
 
 def check_limits(options: GeminiOptions, worst: Usage, paid: Sequence[Any] = ()) -> None:
-    """Refuses a request that could go beyond a limit; paid exchanges without a price count at today's.
+    """Refuses a request that could go beyond a limit.
 
-    Raises LimitReached if it could; the message names the flag and the figures.
+    Args:
+      paid: exchanges of the run so far; those without a price count at today's.
+
+    Raises:
+      LimitReached: it could; the message names the flag and the figures.
     """
     limits, now = options.limits, datetime.now(UTC)
     if limits.requests is not None and len(paid) + 1 > limits.requests:

@@ -113,9 +113,15 @@ class GeminiClient:
     ) -> Any:
         """The result of a call of google-genai, made in a thread that is abandoned when the time is over.
 
-        `begin` makes the record of an attempt before it is sent; None for attempts that cost nothing. Raises
-        ProposalFailed if the service refused the request, or the client was closed; ServiceDown if there is no answer;
-        and as `begin` does.
+        Args:
+          work: the call.
+          seconds: when it is given up.
+          begin: makes the record of an attempt before it is sent; None for attempts that cost nothing.
+
+        Raises:
+          ProposalFailed: the service refused the request, or the client was closed.
+          ServiceDown: there is no answer.
+          LimitReached, ExchangeError: as `begin` does.
         """
         call = _Call(time.monotonic() + seconds, self._options.request_seconds, begin)
         results = self._results = queue.SimpleQueue()

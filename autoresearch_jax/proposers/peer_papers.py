@@ -19,8 +19,13 @@ NAME_CHARACTERS = 40
 def relevant_papers(findings: Iterable[Finding], device_class: str, tried: Collection[str]) -> dict[str, str]:
     """A line for each of the most relevant findings of peers, by their ids, the most relevant first.
 
-    Those measured on the same class of device come first, of these what was kept, of that what was not tried yet (by
-    the ids and titles in `tried`), what more peers agree on, and what had the larger effect.
+    Those measured on the same class of device come first, of these what was kept, of that what was not tried yet, what
+    more peers agree on, and what had the larger effect.
+
+    Args:
+      findings: with their evidence; what no peer measured is left out.
+      device_class: see `findings.format.device_class`.
+      tried: ids of findings, and titles, that the run tried.
     """
     lines: dict[str, str] = {}
     room = MAX_PAPERS_BYTES

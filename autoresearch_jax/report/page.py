@@ -59,7 +59,13 @@ class Part:
 def static_page(
     runs: Sequence[History], sources: Sequence[Source], commands: Sequence[str], swarm: SwarmView | None = None
 ) -> str:
-    """The page of one run or of several as one file that asks nothing of anyone."""
+    """The page of one run or of several as one file that asks nothing of anyone.
+
+    Args:
+      sources: of each run, the text of an experiment by its number.
+      commands: of each run, what begins it again.
+      swarm: that the one run's folder takes part in; None for none, and for several runs.
+    """
     if len(runs) == 1:
         parts = run_parts(runs[0], sources[0], commands[0], runs[0].summary.ended or "", swarm)
     else:

@@ -127,7 +127,11 @@ def _message(event: Event) -> dict[str, Any]:
 
 
 def make_app(broadcast: Broadcast, token: str | None) -> "Starlette":
-    """The routes of the page."""
+    """The routes of the page.
+
+    Args:
+      token: what a request has to know; None for none.
+    """
     from sse_starlette.sse import EventSourceResponse
     from starlette.applications import Starlette
     from starlette.middleware import Middleware

@@ -139,7 +139,8 @@ class Confined:
     def stop(self) -> SandboxResult:
         """Ends the command, unless it has ended, and all that it started; returns how it ended.
 
-        Raises WatchError if the watching process failed, or something cannot be killed.
+        Raises:
+          WatchError: the watching process failed, or something cannot be killed.
         """
         self._watch.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -162,7 +163,8 @@ class Confined:
     def freeze(self) -> None:
         """Stops the command and all that it started until `thaw`: none of them runs when this returns.
 
-        Raises WatchError if one of them goes on.
+        Raises:
+          WatchError: one of them goes on.
         """
         deadline, frozen = time.monotonic() + FREEZE_SECONDS, set[int]()
         while time.monotonic() < deadline:

@@ -92,7 +92,10 @@ class Attempt:
 def try_to_escape(cage: Sandbox, folder: Path, environment: Mapping[str, str]) -> list[Attempt]:
     """Runs every attempt, some seconds together; all are harmless where they succeed.
 
-    In `folder`, an existing one of the user's, things to find are planted and taken away again.
+    Args:
+      cage: the sandbox.
+      folder: an existing folder of the user's, in which things to find are planted and taken away again.
+      environment: variables of this process.
     """
     place = Path(tempfile.mkdtemp(prefix="doctor-", dir=folder)).resolve()
     try:

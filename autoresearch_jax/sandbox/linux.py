@@ -113,7 +113,8 @@ def forbid_new_privileges() -> None:
 def fix_addresses() -> None:
     """Has the kernel load the programs that this process becomes to the same addresses each time.
 
-    Raises OSError if it is not allowed here.
+    Raises:
+      OSError: it is not allowed here.
     """
     _call("personality", ctypes.c_ulong(_ADDR_NO_RANDOMIZE))
 
@@ -329,7 +330,8 @@ def _deny_stopped(call: int, result: int) -> list[bytes]:
 def install_filter(program: bytes) -> None:
     """Puts the filter on this process and all that it starts, for good.
 
-    Raises OSError if the kernel has no such filters.
+    Raises:
+      OSError: the kernel has no such filters.
     """
     forbid_new_privileges()
     buffer = ctypes.create_string_buffer(program, len(program))

@@ -83,7 +83,9 @@ class Mounts:
 def python_mounts(standard_library: Path, environment: Mapping[str, str]) -> Mounts:
     """What a process may see that runs this Python with its packages and ours.
 
-    `standard_library` is an archive or a folder of the compiled one; of `environment` LD_LIBRARY_PATH counts.
+    Args:
+      standard_library: an archive or folder of the compiled standard library.
+      environment: of this process; its LD_LIBRARY_PATH counts.
     """
     interpreter = Path(sys.executable).resolve()
     extensions = _existing(path for path in sys.path if Path(path).name == "lib-dynload")

@@ -157,7 +157,8 @@ def hand_on_session() -> None:
 def behind_other_sessions() -> Iterator[None]:
     """Inside, the session of this process is behind all others, where it was handed on and that is possible.
 
-    Raises OSError if it cannot be brought forward again.
+    Raises:
+      OSError: it cannot be brought forward again.
     """
     try:
         if not (divides_by_session() and os.readlink(f"/proc/self/fd/{SESSION_DESCRIPTOR}").endswith("/autogroup")):

@@ -179,7 +179,12 @@ class JsonWorker:
             raise self._died() from error
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """The next event; raises ProcessTimeoutError if none came in time, WorkerDiedError if the process ended."""
+        """The next event.
+
+        Raises:
+          ProcessTimeoutError: none came in time.
+          WorkerDiedError: the process ended.
+        """
         try:
             event = self._events.get(timeout=max(timeout_seconds, 0.0))
         except queue.Empty as error:
@@ -229,7 +234,11 @@ def carry_out(
 ) -> dict[str, Any]:
     """Has a watching process carry out an order (see `watch.py`), without its `driver`; returns its answer.
 
-    The command's output goes to `log_path`, opened with `log_mode`; another thread may set `stop` to end it.
+    Args:
+      order: without `driver`, which is this process.
+      log_path: what the command prints.
+      log_mode: as for `open`.
+      stop: set by another thread to end it.
 
     Raises:
       WatchError: the watching process failed.

@@ -54,7 +54,9 @@ class KeptSnapshot:
 
         A UserError that is raised inside names the address in place of that folder.
 
-        Raises SnapshotGoneError if there is none; StoreError if its place cannot be reached.
+        Raises:
+          SnapshotGoneError: there is none.
+          StoreError: its place cannot be reached.
         """
         if self.whereabouts is Whereabouts.HERE:
             yield Path(self.place)

@@ -62,7 +62,8 @@ class Retention:
     def settle(self) -> None:
         """Completes what a killed process left undone, and finds out what there is.
 
-        Raises StoreError if the place of `Keeping` cannot be written to, or has lost this run's snapshots.
+        Raises:
+          StoreError: the place of `Keeping` cannot be written to, or has lost this run's snapshots.
         """
         latest = self._ledger.snapshot_events()
         if self._store is not None:

@@ -65,7 +65,8 @@ class SnapshotStore:
     def check(self) -> None:
         """Writes a file there, reads it and removes it; a folder is made if it is not there.
 
-        Raises StoreError if that is not possible, and why.
+        Raises:
+          StoreError: that is not possible, and why.
         """
         name, text = f"{self._path}/.check-{secrets.token_hex(8)}", b"may be deleted\n"
         with _in_one_line(self.root, "written to"):
@@ -81,10 +82,13 @@ class SnapshotStore:
         return f"{self.root}/{name}"
 
     def put(self, folder: Path) -> str:
-        """Copies a snapshot here, under the name of its folder; returns its address.
+        """Copies a snapshot here, under the name of its folder.
 
-        It is whole there, as far as sizes and, where the bucket tells it, MD5 show. Raises StoreError if the place
-        could not be written, `folder` is not whole, or there is another one of that name.
+        Returns:
+          Its address; it is whole there, as far as sizes and, where the bucket tells it, MD5 show.
+
+        Raises:
+          StoreError: the place could not be written, `folder` is not whole, or there is another one of that name.
         """
         name, address = folder.name, self.address(folder.name)
         if os.path.exists(address) and os.path.samefile(address, folder):
@@ -124,7 +128,8 @@ class SnapshotStore:
     def fetch(self, name: str, folder: Path) -> None:
         """Copies a snapshot from here to a local folder, which is not there yet.
 
-        Raises StoreError if it is not here or not whole, or could not be read.
+        Raises:
+          StoreError: it is not here or not whole, or could not be read.
         """
         address = self.address(name)
         with _in_one_line(address, "fetched"):
@@ -139,14 +144,19 @@ class SnapshotStore:
                 raise StoreError(f"{address}/{min(changed)}: what arrived is not what is there: try again")
 
     def is_whole(self, name: str) -> bool:
-        """True if a snapshot is here, and whole; raises StoreError if the place cannot be reached."""
+        """True if a snapshot is here, and whole.
+
+        Raises:
+          StoreError: the place cannot be reached.
+        """
         with _in_one_line(self.address(name), "looked for"):
             return MANIFEST in self._files(name)
 
     def remove(self, name: str) -> None:
         """Removes a snapshot, if it is here or a part of it.
 
-        Raises StoreError if it could not be removed; what is left is the whole one, or has no manifest.
+        Raises:
+          StoreError: it could not be removed; what is left is the whole one, or has no manifest.
         """
         with _in_one_line(self.address(name), "removed"):
             files = self._files(name)  # raises if the place itself is gone

@@ -50,7 +50,11 @@ class SharedFinding:
 
 
 def shared_findings(papers: Iterable[Paper]) -> list[SharedFinding]:
-    """The findings that a peer kept, those that most others adopted first; papers in the order of their chains."""
+    """The findings that a peer kept, those that most others adopted first.
+
+    Args:
+      papers: of all peers, those of each in the order of its chain.
+    """
     groups: dict[object, list[Paper]] = {}
     for paper in papers:
         groups.setdefault(paper.finding.content, []).append(paper)

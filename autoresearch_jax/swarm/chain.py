@@ -73,7 +73,13 @@ class Champion:
 
 
 def finding_files(finding: Finding, base_text: str, peer: str) -> dict[str, bytes]:
-    """A finding's files, whose prose names no run here; raises FindingError if it does not fit its base."""
+    """The files of a finding's commit.
+
+    Its prose names no run of this machine to measure it again, which is another experiment elsewhere.
+
+    Raises:
+      FindingError: it does not fit its base.
+    """
     command = f"`autoresearch swarm replay {finding.id} {peer} --tag=RUN`"
     for own in {one.replay for one in finding.evidence} - {""}:
         finding = replace(finding, about=finding.about.replace(f"`{own}`", command))
@@ -91,10 +97,19 @@ def champion_files(words: Mapping[str, Any], text: str, peer: str) -> dict[str, 
 
 
 def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Path, now: float) -> list[ChainCommit]:
-    """The new commits of a chain that was fetched, the oldest first; `known` is the tip that was in order before.
+    """The new commits of a chain that was fetched, the oldest first.
 
-    Raises ChainError if it is no member's, was rewritten, or is oversized; SwarmError if signatures cannot be verified
-    here.
+    Args:
+      store: which has them.
+      ref: of the chain at the remote.
+      tip: its tip there.
+      known: the tip that was in order before; None where the chain is new.
+      members: the members' file.
+      now: seconds since the epoch.
+
+    Raises:
+      ChainError: it is no member's, was rewritten, or is oversized.
+      SwarmError: signatures cannot be verified here.
     """
     name = peer_of(ref)[1]
     (head,) = store.read([tip], MAX_HEAD_BYTES)
@@ -121,9 +136,16 @@ def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Pa
 
 
 def verify_signature(commit: bytes, name: str, members: Path) -> None:
-    """Checks that a commit is signed by a member, whose keys stand in the members' file.
+    """Checks that a commit is signed by a member.
 
-    Raises ChainError if it is not; SwarmError if there is no `ssh-keygen`.
+    Args:
+      commit: the object.
+      name: of the member, whose keys stand in the members' file.
+      members: that file.
+
+    Raises:
+      ChainError: it is not.
+      SwarmError: there is no `ssh-keygen`.
     """
     payload, signature = _split_signature(commit)
     if not signature:
@@ -137,7 +159,11 @@ def verify_signature(commit: bytes, name: str, members: Path) -> None:
 
 
 def ssh_keygen(words: Sequence[str], stdin: bytes) -> str | None:
-    """What `ssh-keygen` complains of; None if nothing. Raises SwarmError if there is none."""
+    """What `ssh-keygen` complains of; None if nothing.
+
+    Raises:
+      SwarmError: there is none.
+    """
     try:
         done = subprocess.run(
             ["ssh-keygen", *words], input=stdin, capture_output=True, check=False, timeout=30, start_new_session=True
@@ -221,7 +247,8 @@ def read_pages(store: Store, peer: str, commits: Sequence[ChainCommit]) -> Itera
 def read_champion(store: Store, peer: str, tip: str) -> Champion:
     """The champion at the tip of a peer's chain of champions.
 
-    Raises FindingError if it says nothing that can be used.
+    Raises:
+      FindingError: it says nothing that can be used.
     """
     where = f"{peer}'s champion"
     files = (CHAMPION, CHAMPION_TEXT)

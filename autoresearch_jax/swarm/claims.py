@@ -81,9 +81,13 @@ class Claims:
             self._session = self._heard = None
 
     def announce(self, programs: Collection[str], fingerprint: str, device_class: str, longest_trial: float) -> None:
-        """Claims programs in the place of those claimed before; to be called again while they run.
+        """Claims programs in the place of those that were claimed before; to be called again while they run.
 
-        A claim that is not renewed holds twice as long as `longest_trial`, in seconds.
+        Args:
+          programs: hashes of those that are being measured.
+          fingerprint: of the task.
+          device_class: on which they are measured.
+          longest_trial: seconds; a claim holds twice as long if it is not renewed.
         """
         own = frozenset(sorted(digest_of(one, fingerprint, device_class) for one in programs)[:MAX_CLAIMS])
         seconds = max(MIN_CLAIM_SECONDS, min(2 * longest_trial, MAX_CLAIM_SECONDS))

@@ -184,9 +184,15 @@ def read_swarm(
 ) -> Swarm:
     """Reads all that a peer's folder holds; the network is not asked.
 
-    `pages`, by commit, are those read before; new ones are added, as each takes some milliseconds. `library` has the
-    ids of findings; by default that of `open_own_library`, read anew. Raises SwarmError if this folder is no peer's;
-    GitError if there is no git.
+    Args:
+      folder: of the peer.
+      environment: of this process.
+      library: which has the ids of findings; by default that of `open_own_library`, whose pages are then read anew.
+      pages: those that were read before, by their commits, and from now on; each takes some milliseconds.
+
+    Raises:
+      SwarmError: this folder is no peer's.
+      GitError: there is no git.
     """
     peer, pages = Peer(folder, environment, lambda text: None), {} if pages is None else pages
     settings, store, blocked = peer.settings, peer.store, folder.blocked_names()
@@ -234,7 +240,9 @@ def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *
 
     What others say of a finding that was read of it first is read again from their chains.
 
-    Raises SwarmError if this folder is no peer's; UsageError if nothing is known of who is to be blocked.
+    Raises:
+      SwarmError: this folder is no peer's.
+      UsageError: nothing is known of who is to be blocked.
     """
     settings, store = folder.read_settings(), Store(folder.store, environment)
     with suppress(SwarmError):  # members come and go

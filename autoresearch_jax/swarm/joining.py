@@ -28,7 +28,13 @@ class Check:
 
 
 def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[str, str]) -> Iterator[Check]:
-    """Tries the key, the members' file, the remote, and a push that changes nothing; settings need not be stored."""
+    """Tries the key, the members' file, the remote, and a push that changes nothing.
+
+    Args:
+      folder: of the peer, which has been made.
+      settings: to be tried; they need not be stored.
+      environment: of this process.
+    """
     store = Store(folder.store, environment, CHECK_SECONDS)
     try:
         store.make()

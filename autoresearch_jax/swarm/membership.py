@@ -62,7 +62,11 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuses what cannot be a peer's name; raises UsageError if it cannot."""
+    """Refuses what cannot be a peer's name.
+
+    Raises:
+      UsageError: it cannot.
+    """
     if not is_name(name):
         raise UsageError(
             f"{clean_line(name)}: no name of a peer: lower-case words joined by hyphens, at most {MAX_NAME_CHARACTERS} "
@@ -93,7 +97,11 @@ class SwarmFolder:
         self._serve_process = self.path / "serve.process"  # who holds it
 
     def create(self) -> None:
-        """Makes the folder, out of the sight of a git repository around it; raises SwarmError if it cannot be made."""
+        """Makes the folder, out of the sight of a git repository around it.
+
+        Raises:
+          SwarmError: it cannot be made.
+        """
         try:
             self.outbox.mkdir(parents=True, exist_ok=True)
             (self.path / ".gitignore").write_text("*\n")
@@ -104,7 +112,8 @@ class SwarmFolder:
     def serving(self) -> Iterator[None]:
         """Holds the lock of `swarm serve`, of which one is at work for a folder.
 
-        Raises SwarmError if another process has it.
+        Raises:
+          SwarmError: another process has it.
         """
         from filelock import FileLock, Timeout  # its import takes a quarter of a second
 
@@ -135,7 +144,11 @@ class SwarmFolder:
         return self.server() if settings.listen and not settings.remote else None
 
     def read_settings(self) -> Settings:
-        """The peer's settings; raises SwarmError if there are none, or they cannot be read."""
+        """The peer's settings.
+
+        Raises:
+          SwarmError: there are none, or they cannot be read.
+        """
         again = "join with: autoresearch swarm join --remote=URL --name=NAME"
         try:
             given = json.loads(self.settings.read_text(encoding="utf-8"))
@@ -180,7 +193,8 @@ class SwarmFolder:
 def require_same_name(folder: SwarmFolder, name: str) -> None:
     """Refuses another name for a folder that is a peer's: its findings would come again, as those of two.
 
-    Raises UsageError if it is another peer's.
+    Raises:
+      UsageError: it is another peer's.
     """
     with suppress(SwarmError):
         if (before := folder.read_settings().name) != name:
@@ -196,7 +210,8 @@ def _this_process() -> str:
 def read_members(path: Path) -> Mapping[str, str]:
     """The members by name, each with the line of the file that has its key; read anew, so that members may come.
 
-    Raises SwarmError if there is no such file, or a line is none of a member; the message has its number.
+    Raises:
+      SwarmError: there is no such file, or a line is none of a member; the message has its number.
     """
     form = 'expected a line a member, such as "alice ssh-ed25519 AAAA..."'
     try:

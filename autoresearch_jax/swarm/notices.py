@@ -27,7 +27,11 @@ _NOTICES, _HERE = "autoresearch/swarm/notice", "autoresearch/swarm/here"
 
 
 def require_zenoh() -> None:
-    """Checks that zenoh is there; raises UserError if the package is missing."""
+    """Checks that zenoh is there.
+
+    Raises:
+      UserError: the package is missing.
+    """
     if importlib.util.find_spec("zenoh") is None:
         raise UserError(
             "notices need the package eclipse-zenoh, which is missing: in the checkout ./scripts/setup.sh swarm, "
@@ -36,7 +40,11 @@ def require_zenoh() -> None:
 
 
 def check_notices(settings: Settings) -> None:
-    """Refuses settings that cannot work; raises UsageError if a flag is missing, or names no file."""
+    """Refuses settings that cannot work.
+
+    Raises:
+      UsageError: a flag is missing, or names no file.
+    """
     if settings.router and not settings.listen:
         raise UsageError("--router: others connect to a router: say where it listens with --listen=tls/0.0.0.0:7447")
     for endpoint in (*settings.listen, *settings.connect):
@@ -181,7 +189,11 @@ class ZenohNotices:
             session.close()
 
     def open(self) -> None:
-        """Opens the session; raises UserError if zenoh cannot listen or connect."""
+        """Opens the session.
+
+        Raises:
+          UserError: zenoh cannot listen or connect.
+        """
         if problem := self._open():
             raise UserError(f"{', '.join((*self._settings.listen, *self._settings.connect))}: {problem}")
 

@@ -43,7 +43,8 @@ class Outbox:
     def put_finding(self, finding: Finding, base_text: str) -> None:
         """Has a finding pushed, under the id that it has among peers.
 
-        Raises FindingError if it does not fit its base, is too large, holds a secret, or cannot be stored.
+        Raises:
+          FindingError: it does not fit its base, is too large, holds a secret, or cannot be stored.
         """
         finding = replace(finding, id=id_of_content(finding))
         self.put(FINDINGS, finding_files(finding, base_text, self._peer), f"{finding.id}: {finding.title}")
@@ -51,14 +52,19 @@ class Outbox:
     def put_champion(self, words: Mapping[str, Any], text: str) -> None:
         """Has this peer's champion pushed; one that waits already is replaced.
 
-        Raises FindingError as `put_finding` does.
+        Raises:
+          FindingError: see `put_finding`.
         """
         waiting = self.waiting(CHAMPIONS)
         self.put(CHAMPIONS, champion_files(words, text, self._peer), "champion")
         self.remove(waiting)
 
     def put(self, kind: str, files: Mapping[str, bytes], message: str) -> None:
-        """Has a commit of these files pushed; raises FindingError as `put_finding` does."""
+        """Has a commit of these files pushed.
+
+        Raises:
+          FindingError: see `put_finding`.
+        """
         message = clean_line(message)
         if len(files.get(PAGE, b"")) > MAX_BYTES or sum(map(len, files.values())) > MAX_COMMIT_BYTES:
             raise FindingError(f"{message}: more than {MAX_COMMIT_BYTES:,} bytes are not sent")

@@ -177,7 +177,12 @@ class Peer:
         return count
 
     def offer_champion(self, words: Mapping[str, Any], text: str) -> int:
-        """Puts this peer's champion into the outbox, where its text is another; returns 1 then."""
+        """Puts this peer's champion into the outbox, where its text is another; returns 1 then.
+
+        Args:
+          words: what is told of it, such as its score and device class.
+          text: the file.
+        """
         if self._champion is None:
             tip = self.own_tip(CHAMPIONS)
             with suppress(FindingError):

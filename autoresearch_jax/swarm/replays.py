@@ -56,7 +56,11 @@ class Claim:
 
     @property
     def budget(self) -> Budget:
-        """Of the claimed run; raises SwarmError if it is none."""
+        """Of the claimed run.
+
+        Raises:
+          SwarmError: it is none.
+        """
         if (found := _BUDGET.fullmatch(self.evidence.budget)) is not None:
             number, unit = float(found[1]), found[2]
             if unit == "s" and 0 < number < math.inf:
@@ -95,7 +99,8 @@ class Setting:
     def budget_of(self, claim: Claim) -> Budget:
         """The budget of a replay: as many steps as the claimed run made, or its budget where steps are not counted.
 
-        Raises SwarmError if it has none.
+        Raises:
+          SwarmError: it has none.
         """
         if not self.counts_steps:
             return claim.budget
@@ -131,7 +136,8 @@ def is_replayed(swarm: Swarm, claim: Claim, by: str | None = None) -> bool:
 def find_claim(swarm: Swarm, setting: Setting, id: str | None = None, peer: str | None = None) -> Claim:
     """The claim to replay: the one that is named, else one that was not replayed yet, if possible of this device class.
 
-    Raises SwarmError if there is none, or it was measured on another task.
+    Raises:
+      SwarmError: there is none, or it was measured on another task.
     """
     name = swarm.settings.name
     of_peer = (claim for claim in claims_of(swarm) if peer in (None, claim.peer))
@@ -170,7 +176,8 @@ def idle_claims(swarm: Swarm, setting: Setting) -> list[Claim]:
 def read_program(store: Store, claim: Claim) -> tuple[PeerFinding, str]:
     """A claim's finding as it was checked when it was read, and the text of its program.
 
-    Raises FindingError if its files do not agree.
+    Raises:
+      FindingError: its files do not agree.
     """
     (found,) = read_findings(store, claim.peer, [claim.commit])
     if isinstance(found, FindingError):

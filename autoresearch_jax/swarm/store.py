@@ -130,7 +130,11 @@ class Store:
         return git
 
     def make(self) -> None:
-        """Makes the repository where there is none; raises GitError if it cannot be made."""
+        """Makes the repository where there is none.
+
+        Raises:
+          GitError: it cannot be made.
+        """
         if (self.folder / "HEAD").is_file():
             return
         try:
@@ -145,7 +149,11 @@ class Store:
     # ---- the remote
 
     def remote_refs(self, url: str) -> dict[str, str]:
-        """The tips of all chains of a remote, by ref; raises GitError if it does not answer."""
+        """The tips of all chains of a remote, by ref.
+
+        Raises:
+          GitError: it does not answer.
+        """
         patterns = [f"{REMOTE_PREFIX}{kind}/*" for kind in KINDS]
         listed = self._git.text("ls-remote", "--quiet", "--refs", "--", url, *patterns)
         return {ref: tip for tip, _, ref in (line.partition("\t") for line in listed.splitlines()) if ref}
@@ -153,7 +161,8 @@ class Store:
     def fetch(self, url: str, refs: Collection[str], seconds: float | None = None) -> None:
         """Fetches chains, by their refs at the remote, all at once, within some seconds.
 
-        Raises GitError if one of them is gone or too large, its objects are faulty, or the remote does not answer.
+        Raises:
+          GitError: one of them is gone or too large, its objects are faulty, or the remote does not answer.
         """
         asked = "".join(f"+{ref}:{fetched(ref)}\n" for ref in refs)
         git = self._limited(MAX_JOINT_BYTES if len(refs) > 1 else MAX_FETCH_BYTES, seconds or self._seconds)
@@ -162,7 +171,8 @@ class Store:
     def make_bundle(self, ref: str, since: str | None, seconds: float) -> bytes:
         """The commits of a ref of this store as a git bundle, from `since`, which is left out.
 
-        Raises GitError if there are none, they are too large, or it takes longer.
+        Raises:
+          GitError: there are none, they are too large, or it takes longer.
         """
         git = self._limited(MAX_FETCH_BYTES, seconds)
         asked = "".join(f"{word}\n" for word in (ref, *(() if since is None else (f"^{since}",))))
@@ -225,7 +235,8 @@ class Store:
     def chain(self, tip: str, since: str | None, most: int) -> list[ChainCommit]:
         """The commits from `since`, which is left out, to a tip, the oldest first; of more than `most` the newest.
 
-        Raises GitError if the tip is no commit.
+        Raises:
+          GitError: the tip is no commit.
         """
         words = ("rev-list", f"--max-count={most}", "--topo-order", "--encoding=UTF-8", "--format=%H %T %ct %P", tip)
         listed = self._git.text(*words, *(() if since is None else (f"^{since}",)), "--")
@@ -263,7 +274,8 @@ class Store:
     ) -> str:
         """Makes a commit of files at the top, signed with an ssh key.
 
-        Raises GitError if the key does not sign, or the disk is full.
+        Raises:
+          GitError: the key does not sign, or the disk is full.
         """
         git = self._git
         names = sorted(files)

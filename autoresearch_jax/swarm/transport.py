@@ -17,12 +17,24 @@ class Transport(Protocol):
     lists_all: bool  # whether a chain that it does not list is gone
 
     def tips(self, here: Mapping[str, str]) -> Mapping[str, str]:
-        """The tips of all chains, by ref, given those of the store; raises GitError if nothing answers."""
+        """The tips of all chains, by ref.
+
+        Args:
+          here: the refs of the store.
+
+        Raises:
+          GitError: nothing answers.
+        """
 
     def fetch(self, wanted: Mapping[str, str], failed: Callable[[str, str], None]) -> Iterator[list[str]]:
         """Has chains come into the store, where they are not checked yet; yields the refs that came together.
 
-        `failed` is told of a ref that is not to be tried again soon, and why. Raises GitError if nothing answers.
+        Args:
+          wanted: tips by ref, as `tips` had them.
+          failed: is told of a ref that is not to be tried again soon, and why.
+
+        Raises:
+          GitError: nothing answers.
         """
 
     def push(self, commit: str, ref: str, expected: str | None) -> Pushed:

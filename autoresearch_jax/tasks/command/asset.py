@@ -129,7 +129,11 @@ class AssetProcess:
         return TimeBox(what, seconds, cage.max_stretch, cage.clock, self.process.root, cage.stop)
 
     def run_to_end(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
-        """Waits for the end of a command that ends by itself; raises AssetFailed if it failed."""
+        """Waits for the end of a command that ends by itself.
+
+        Raises:
+          AssetFailed: it failed.
+        """
         began = time.monotonic()
         self.box.begin()
         while not self.process.wait(POLL_SECONDS):
@@ -142,7 +146,11 @@ class AssetProcess:
             raise self._failure(result)
 
     def await_ready(self, speaks: str, seconds: float) -> None:
-        """Waits until a service can be asked; raises AssetFailed if it ended, or took too long."""
+        """Waits until a service can be asked.
+
+        Raises:
+          AssetFailed: it ended, or took too long.
+        """
         box, said = self.new_box("the start", seconds), b""
         try:
             box.begin()
@@ -171,7 +179,8 @@ class AssetProcess:
     def ask(self, question: Any) -> tuple[Any, float]:
         """Asks a service that speaks lines; returns its answer and the attended seconds that this took.
 
-        Raises AssetFailed if it ended, took too long, or answered with no JSON.
+        Raises:
+          AssetFailed: it ended, took too long, or answered with no JSON.
         """
         self.box.begin()
         self._require_silence()
@@ -276,7 +285,8 @@ class AssetProcess:
 def copy_written(source: Path, target: Path) -> None:
     """Copies what the asset wrote: files and folders alone, no links, within limits.
 
-    Raises AssetFailed if it wrote too much, or what cannot be copied.
+    Raises:
+      AssetFailed: it wrote too much, or what cannot be copied.
     """
     try:
         _copy_written(source, target)

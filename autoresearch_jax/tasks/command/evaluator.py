@@ -213,7 +213,13 @@ def _read_answer(task: TaskFile, answer: Mapping[str, Any], log_path: Path) -> E
 def require_as_many(task: TaskFile, count: int, kept: Path, log_dir: Path) -> None:
     """Refuses another number of items than in earlier trials of the task: they are compared in pairs.
 
-    The file `kept` holds the first trial's number. Raises EvaluatorFailed if this is another one.
+    Args:
+      count: of the items.
+      kept: file in which the first trial's number is.
+      log_dir: where the evaluator's log is.
+
+    Raises:
+      EvaluatorFailed: the number is another one.
     """
     before = int(kept.read_text(encoding="ascii")) if kept.exists() else None
     if before is None:

@@ -149,7 +149,11 @@ class TaskFile:
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """Reads and checks a task.toml; raises TaskFileError if it is missing, no TOML, or says what cannot be."""
+    """Reads and checks a task.toml.
+
+    Raises:
+      TaskFileError: it is missing, no TOML, or says what cannot be.
+    """
     path = path.absolute()
     try:
         text = path.read_text(encoding="utf-8")

@@ -61,7 +61,12 @@ class TimeBox:
         self._began = time.monotonic()
 
     def check(self) -> None:
-        """Counts what was spent so far; raises AssetFailed if the box is spent, CommandStopped if `stop` was set."""
+        """Counts what was spent so far.
+
+        Raises:
+          AssetFailed: the box is spent.
+          CommandStopped: `stop` was set.
+        """
         assert self._began is not None
         if self._stop.is_set():
             raise CommandStopped("stopped")
@@ -80,7 +85,8 @@ class TimeBox:
     def end(self) -> float:
         """The asset rests; returns the attended seconds of this stretch of work.
 
-        Raises AssetFailed if the box is spent.
+        Raises:
+          AssetFailed: the box is spent.
         """
         assert self._began is not None
         before = self._used

@@ -217,7 +217,14 @@ def evaluate_fairly(
     """As `Trial.evaluate`; where the evaluator fails, it has to score the champion now, else the task is at fault.
 
     What a run wrote is evaluated up to MAX_EVALUATIONS times. A service has one chance: one that makes the evaluator
-    fail when it is about to score badly would draw again. `make_control` makes a trial of the champion; None for none.
+    fail when it is about to score badly would draw again.
+
+    Args:
+      trial: of the candidate.
+      splits: see `Trial.evaluate`.
+      reference: the same.
+      make_control: a trial of the champion; None where there is none.
+      stack: see `Trial.evaluate`.
 
     Raises:
       AssetFailed: the candidate failed, or the evaluator fails on it alone, which is INVALID.

@@ -85,7 +85,12 @@ class FileAccess:
     ) -> "FileAccess":
         """What trials need of a dataset: rows of some splits, vocabularies and counts, and never the text.
 
-        Beside it they read folders with programs and what else is `readable`; logs and snapshots lie in `writable`.
+        Args:
+          dataset: its folder.
+          sequence_length: of the rows.
+          splits: whose rows.
+          readable: folders with programs, and other ones that are read.
+          writable: folders for logs and snapshots.
         """
         names = [Path(rows_file(0, sequence_length, split)).name for split in splits]
         names.append(Path(counts_file(0, sequence_length)).name)
@@ -105,7 +110,8 @@ def inherited_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def require_absolute_paths(environment: Mapping[str, str]) -> None:
     """Checks the paths that XLA_FLAGS names: the process of a trial runs in another folder than the command.
 
-    Raises UsageError if one is relative.
+    Raises:
+      UsageError: one is relative.
     """
     if (found := _RELATIVE_PATH.search(environment.get("XLA_FLAGS", ""))) is not None:
         flag, path = found.groups()
@@ -116,7 +122,12 @@ def require_absolute_paths(environment: Mapping[str, str]) -> None:
 
 
 def scratch_variables(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """Variables that make `scratch` a process's home, in which it finds our package without what lies beside that."""
+    """Variables that make a folder a process's home, in which it finds our package without what lies beside that.
+
+    Args:
+      environment: as it will be otherwise.
+      scratch: an existing folder.
+    """
     packages = scratch / "packages"
     packages.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -144,7 +155,15 @@ def network(platform: str, num_devices: int, num_hosts: int = 1) -> str | None:
 def landlock(
     platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess, num_hosts: int = 1
 ) -> dict[str, Any]:
-    """The arguments of `linux.restrict_files` for a process on so many devices, on `num_hosts` in all."""
+    """The arguments of `linux.restrict_files`.
+
+    Args:
+      platform: "cpu", "cuda" or "tpu".
+      num_devices: that the process will use.
+      environment: its variables.
+      reach: files and folders of the user's.
+      num_hosts: that share the mesh.
+    """
     shared_memory = ["/dev/shm"] if platform == "tpu" or (platform == "cuda" and num_devices > 1) else []
     devices = [str(path) for pattern in _DEVICES.get(platform, ()) for path in Path("/dev").glob(pattern)]
     writable = [*WRITABLE_DEVICES, *devices, *shared_memory, *_writable(platform, environment)]
@@ -219,7 +238,11 @@ def prepare_devices(platform: str) -> None:
 
 
 def write_bytecode(environment: Mapping[str, str]) -> None:
-    """Compiles what trials' processes import, where that is missing: a confined one could not keep it for the next."""
+    """Compiles what trials' processes import, where that is missing: a confined one could not keep it for the next.
+
+    Args:
+      environment: variables of this process.
+    """
     if sys.dont_write_bytecode:
         return
     compileall.compile_dir(package_root() / "tasks" / "lm", quiet=2)  # milliseconds, if nothing has changed

@@ -85,8 +85,11 @@ class TimeLimits:
     def silence(self, phase: str, budget: Budget, min_steps: int, own_limit: float | None) -> float:
         """Limit from one report of a phase to the next, for programs that never end.
 
-        `min_steps` must fit into the budget, so that no honest step takes longer than its share of it; `own_limit` are
-        the seconds that the trial's process itself allows for judging, looked at after each batch.
+        Args:
+          phase: its name.
+          budget: of the trial.
+          min_steps: that must fit into it, so that no honest step takes longer than its share of the budget.
+          own_limit: seconds that the trial's process itself allows for judging, looked at after each batch.
         """
         if phase == "train" and budget.seconds is None:
             return self.train_report

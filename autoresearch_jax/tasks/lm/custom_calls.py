@@ -55,8 +55,12 @@ _MAX_SORTED = 16  # arrays; each number of keys among them is compared with JAX'
 def check_custom_calls(module: ir.Module, platform: str) -> None:
     """Checks that custom calls, orders of `sort` and bodies of reductions are as JAX writes them.
 
-    All operations of the program must be allowed, see `check_operations`. Raises OperationError, whose one line names
-    what is not.
+    Args:
+      module: of a program all of whose operations are allowed; see `check_operations`.
+      platform: "cpu", "cuda" or "tpu".
+
+    Raises:
+      OperationError: one is not; one line that names it.
     """
     functions = functions_of(module)
     refused: list[str] = []

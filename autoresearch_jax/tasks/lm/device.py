@@ -345,7 +345,12 @@ def ask_once(
 ) -> dict[str, Any]:
     """The answer of a new trial process to one request, after which it is closed.
 
-    It must be ready within `startup_seconds`, and must have answered `seconds` later.
+    Args:
+      worker: the process.
+      operation: what it is asked to do.
+      startup_seconds: until it must be ready.
+      seconds: until it must have answered, from then on.
+      request: what else the request holds.
 
     Raises:
       ProcessTimeoutError: it was not ready, or did not answer, in time.

@@ -40,8 +40,8 @@ GONE_SECONDS = 3.0  # within which process 0 ends the trial by itself, if what h
 def follow(message: Mapping[str, Any]) -> dict[str, Any]:
     """Takes part in a trial until process 0 ends it.
 
-    Its message has "hosts", a `Gathering`, and "programs_dir" and "program_hash", None where only the devices are
-    asked for.
+    Args:
+      message: "hosts", a `Gathering`; "programs_dir" and "program_hash", None where only the devices are asked for.
     """
     gathering = Gathering(**message["hosts"])
     join(gathering)

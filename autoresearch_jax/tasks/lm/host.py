@@ -102,10 +102,18 @@ def serve(
     wait_seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    """Takes part in the trials of host 0, at HOST:PORT, until its command ends; `say` tells the user in one line.
+    """Takes part in the trials of host 0 until its command ends.
 
-    This host, from 1, waits `wait_seconds` for host 0 to answer, at first and after its connection was lost. Processes
-    of trials are `confined` where that can be. Raises HostError if host 0 does not answer, or refuses this host.
+    Args:
+      address: HOST:PORT of host 0.
+      host_id: of this host, from 1.
+      compile_cache_dir: XLA's; None for none.
+      confined: whether processes of trials can be confined here.
+      wait_seconds: for host 0 to answer, at first and after its connection was lost.
+      say: tells the user in one line.
+
+    Raises:
+      HostError: host 0 does not answer, or refuses this host.
     """
     with scratch_folder("autoresearch-host-") as folder:
         host = _Host(folder, host_id, compile_cache_dir, confined=confined)

@@ -308,7 +308,9 @@ class Cluster:
 def find_cluster(environment: Mapping[str, str], *, ask_metadata: bool) -> Cluster | None:
     """The cluster that this process was started by; None where there is none.
 
-    With `ask_metadata`, only where there are TPUs, Google Cloud's metadata service may be asked.
+    Args:
+      environment: variables of this process.
+      ask_metadata: whether Google Cloud's metadata service may be asked: only where there are TPUs.
     """
     if "SLURM_JOB_ID" in environment and "SLURM_STEP_NODELIST" in environment:
         port = SLURM_PORTS + int(environment["SLURM_JOB_ID"]) % NUM_SLURM_PORTS

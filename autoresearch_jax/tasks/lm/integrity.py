@@ -122,8 +122,11 @@ def listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEnt
 def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
     """Copies what judging a split reads into `folder`, whole or not at all, unless it exists.
 
-    Returns the SHA-256 of the bundle's manifest, which has the hashes of all other files. Raises EvalBundleError if it
-    or the dataset was changed, or it cannot be written.
+    Returns:
+      SHA-256 of the bundle's manifest, which has the hashes of all other files.
+
+    Raises:
+      EvalBundleError: it or the dataset was changed, or it cannot be written.
     """
     if not folder.exists():
         try:
@@ -140,7 +143,8 @@ def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
 def eval_bundle_differences(folder: Path, split: str, todo: str = RESTORE) -> list[str]:
     """A line for each file of an eval bundle that differs from its manifest, whose own hash must be compared before.
 
-    Raises DatasetError if the manifest cannot be read.
+    Raises:
+      DatasetError: the manifest cannot be read.
     """
     manifest = Manifest.load(folder)
     if manifest is None:

@@ -42,8 +42,10 @@ class EmptySplitError(UserError):
 def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
     """Bits per byte of text; what predicts a special token, of 0 bytes, costs its nats too.
 
-    Else it would pay to give the beginning of a document no probability. Raises EmptySplitError if no target token
-    stands for a byte.
+    Else it would pay to give the beginning of a document no probability.
+
+    Raises:
+      EmptySplitError: no target token stands for a byte.
     """
     total_bytes = int(num_bytes_NxT.sum(dtype=np.int64))
     if total_bytes == 0:
@@ -144,7 +146,8 @@ class EvalSet:
 def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None, seed: int) -> EvalSet:
     """The first rows of a split, about `judge_tokens` tokens, by the ids of the trial with this seed.
 
-    Raises DatasetError if they cannot be read.
+    Raises:
+      DatasetError: they cannot be read.
     """
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:

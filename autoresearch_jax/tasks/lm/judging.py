@@ -296,7 +296,10 @@ def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
     """Judges the snapshot of a trial that was cut short after it was written.
 
     Returns what `measure` returns; only times of judging differ, and "snapshot_seconds", which was not recorded, is
-    None. Raises UnfitSnapshotError if the snapshot is damaged, or belongs to another trial.
+    None.
+
+    Raises:
+      UnfitSnapshotError: the snapshot is damaged, or belongs to another trial.
     """
     phases = Phases(emit)
 
@@ -350,12 +353,19 @@ def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[s
 
 
 def score_snapshot(folder: Path, dataset: Mapping[str, Any], batch_rows: int | None) -> dict[str, Any]:
-    """Scores a snapshot, whose hashes were compared, on the devices it was made for, probing every row.
+    """Scores a snapshot on the devices it was made for, probing every row.
 
-    `dataset` has the arguments of `Dataset.open`, whose `only_split` is judged, in batches that begin with
-    `batch_rows`, None where those are not known. Returns what it was scored with, and `value`; where that is None, what
-    its probes found (`invalid`) or why it cannot be computed (`failed`). Raises SnapshotError if it is missing or
-    damaged, or was made for other devices than are here.
+    Args:
+      folder: of the snapshot, whose hashes were compared.
+      dataset: arguments of `Dataset.open`; its `only_split` is judged.
+      batch_rows: of the batches to begin with; None where they are not known.
+
+    Returns:
+      What it was scored with, and `value`; where that is None, what its probes found (`invalid`) or why it cannot be
+      computed (`failed`).
+
+    Raises:
+      SnapshotError: it is missing or damaged, or was made for other devices than are here.
     """
     manifest = load_manifest(folder)
     mesh = snapshot_mesh(folder, manifest)

@@ -69,7 +69,11 @@ class Lead:
 
     @classmethod
     def gather(cls, gathering: Gathering) -> "Lead":
-        """Joins the hosts, and waits for a connection from each; raises RuntimeError if they have not come in time."""
+        """Joins the hosts, and waits for a connection from each.
+
+        Raises:
+          RuntimeError: they have not come in time.
+        """
         channels: dict[int, Channel] = {}
         port = int(gathering.stream.rpartition(":")[2])
         with socket.create_server(("", port)) as server:
@@ -89,7 +93,8 @@ class Lead:
     def wait_compiled(self) -> None:
         """Waits until each host has compiled its programs, so that none of it is timed as another's work.
 
-        Raises TrialFailedError if one could not.
+        Raises:
+          TrialFailedError: one could not.
         """
         for host_id, channel in self._channels.items():
             try:

@@ -334,8 +334,11 @@ class _Trial:
 def check_kept_budget(result: TrainResult, seconds: float, min_steps: int, free_seconds: float) -> None:
     """Raises TrialFailedError for a last step that took much longer than the others, and for too few steps.
 
-    `seconds` are the budget, what was charged to it left out, into which `min_steps` must fit; the last step may end
-    `free_seconds` late, however long the steps are.
+    Args:
+      result: of training for `seconds`.
+      seconds: the budget, what was charged to it left out.
+      min_steps: that must fit into it.
+      free_seconds: that the last step may end late, however long the steps are.
     """
     ends = [0.0, *(end for end, _ in result.losses)]
     steps = [end - begin for begin, end in itertools.pairwise(ends)]

@@ -114,7 +114,8 @@ class Embedded(NamedTuple):
 def check_operations(module: ir.Module, platform: str) -> Embedded:
     """Checks that a program only computes; returns what it carries with it.
 
-    Raises OperationError if it calls what is not allowed on the platform, or hides constants.
+    Raises:
+      OperationError: it calls what is not allowed on the platform, or hides constants.
     """
     unknown_operations: set[str] = set()
     unknown_names: set[str] = set()

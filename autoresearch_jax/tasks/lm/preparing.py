@@ -149,7 +149,8 @@ def _require_begun(log_path: Path, how: str) -> None:
 def collect_programs(written: Path, out_dir: Path) -> None:
     """Copies the programs out of a folder that a candidate could write to; its processes have ended.
 
-    Raises FileRefusedError if one of them is a link, a device or a pipe, or they are too large together.
+    Raises:
+      FileRefusedError: one of them is a link, a device or a pipe, or they are too large together.
     """
     room = MAX_PROGRAM_BYTES
     with _open_folder(written) as folder:

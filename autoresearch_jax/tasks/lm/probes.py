@@ -128,7 +128,12 @@ def draw_sample(
 ) -> Probe:
     """Draws rows, no row twice before all are drawn once, and where to cut them; `random` must not be known.
 
-    The first M rows, which the weights are of, are drawn from; `whole_share` of the rows drawn is not cut.
+    Args:
+      rows_NxT1: the split.
+      weights: of its first M rows, which are drawn from.
+      num_probes: P.
+      random: see above.
+      whole_share: of the rows that are not cut.
     """
     num_judged, length = weights.gain_NxT.shape
     rounds = -(-num_probes // num_judged)
@@ -169,9 +174,15 @@ def check_probes(
 ) -> float:
     """The largest difference, in nats, between the probes and the same rows as they were judged.
 
-    The probes' targets were evaluated in a random order among other rows; `score` evaluates rows again, to find the
-    cause of a difference. `random` must not be known to the candidate. Raises InvalidCandidateError above the
-    tolerance.
+    Args:
+      probe: rows and what was changed in them.
+      nats_PxT: of its targets, evaluated in a random order among other rows.
+      nats_NxT: of all rows of the split, as judged.
+      score: evaluates rows again, to find the cause of a difference.
+      random: not known to the candidate.
+
+    Raises:
+      InvalidCandidateError: it is above the tolerance.
     """
     judged_PxT = nats_NxT[probe.rows]
     different_PxT = np.where(probe.is_unchanged, np.abs(nats_PxT - judged_PxT), 0.0)

@@ -135,8 +135,10 @@ def _leaf_key(index: int) -> str:
 def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     """The prompt and its continuation by the model, up to the end of the document.
 
-    Each token costs a forward pass over the last `sequence_length` tokens: the program keeps no cache. Raises
-    SnapshotError if the snapshot is missing or damaged, or was made for other devices than are here.
+    Each token costs a forward pass over the last `sequence_length` tokens: the program keeps no cache.
+
+    Raises:
+      SnapshotError: the snapshot is missing or damaged, or was made for other devices than are here.
     """
     from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
 
@@ -163,7 +165,8 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
 def snapshot_mesh(snapshot_dir: Path, manifest: Mapping[str, Any]) -> Mesh:
     """A mesh as the programs were traced for, of the devices that this process was started for.
 
-    Raises SnapshotError if this machine has no such devices.
+    Raises:
+      SnapshotError: this machine has no such devices.
     """
     num_devices = math.prod(manifest["mesh"].values())
     try:

@@ -125,7 +125,8 @@ class LmTask:
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
         """See `engine.task.CalibratedTask`.
 
-        Raises CandidateUntouched if the process that was to time the reference program failed.
+        Raises:
+          CandidateUntouched: the process that was to time the reference program failed.
         """
         if self.terms["clock"] != ATTENDED:
             return None

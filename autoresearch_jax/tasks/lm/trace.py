@@ -106,8 +106,10 @@ class StateBoundary:
 def trace(source_path: Path, task: TaskSpec, mesh: Mesh, judge_batch_sizes: Sequence[int], out_dir: Path) -> None:
     """Builds the experiment and writes its programs and their signature into `out_dir`, an empty folder.
 
-    `mesh` is of host devices; `logits` is traced for each of `judge_batch_sizes`. Raises ContractError if the file does
-    not keep the contract.
+    `mesh` is of host devices; `logits` is traced for each of `judge_batch_sizes`.
+
+    Raises:
+      ContractError: the file does not keep the contract.
     """
     experiment = _build(_load(source_path), task, mesh)
     _check_experiment(experiment, task, mesh)

@@ -82,9 +82,15 @@ def verify_snapshot(
 ) -> Verification:
     """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
 
-    Hashes are compared before anything is deserialised. If there is no bundle of the run, the dataset that the
-    snapshot's manifest names takes its place. `programs_dir` is where the run keeps the same programs; None if it does
-    not.
+    Hashes are compared before anything is deserialised.
+
+    Args:
+      folder: of the snapshot.
+      bundle: of the run; if there is none, the dataset that the snapshot's manifest names takes its place.
+      programs_dir: where the run keeps the same programs; None if it does not.
+      recorded: what the ledger has.
+      environment: variables of this process.
+      confined: whether the process that scores it is confined.
     """
     result = Verification()
     sha256 = recorded.snapshot_sha256

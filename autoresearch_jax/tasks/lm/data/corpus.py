@@ -79,9 +79,14 @@ class Corpus:
 
 
 def open_corpus(spec: str, downloads: Path | None = None) -> Corpus:
-    """The corpus that --corpus names; raises UsageError if there is none.
+    """The corpus that --corpus names.
 
-    Files of the Hugging Face hub go to `downloads`; None for the place that `huggingface_hub` has for them.
+    Args:
+      spec: the value of --corpus.
+      downloads: where files of the Hugging Face hub go; None for the place that `huggingface_hub` has for them.
+
+    Raises:
+      UsageError: there is no such corpus.
     """
     if spec == STDLIB:
         return _stdlib()

@@ -219,7 +219,8 @@ class Dataset:
     def rows(self, vocab_size: int, split: str) -> np.memmap:
         """Packed rows of a split, uint16 or int32[N, T + 1] with N > 0, memory-mapped and read-only.
 
-        Raises DatasetError if they cannot be read, or there are none.
+        Raises:
+          DatasetError: they cannot be read, or there are none.
         """
         path = self.folder / rows_file(vocab_size, self.sequence_length, split)
         try:

@@ -72,7 +72,8 @@ def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules
 def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> tuple[int, np.ndarray]:
     """Writes rows to a .npy file of `row_dtype(vocab_size)`[N, row_tokens] as they come, a few megabytes at a time.
 
-    Returns N, and how often each token occurs, int64[V].
+    Returns:
+      N, and how often each token occurs, int64[V].
     """
     dtype = row_dtype(vocab_size)
     at_once = max(1, _WRITE_BYTES // (row_tokens * dtype.itemsize))

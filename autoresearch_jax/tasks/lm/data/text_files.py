@@ -78,7 +78,8 @@ class TextFiles:
     def num_bytes(self) -> int:
         """About how many bytes of text they hold, rather too many than too few; reads only their sizes.
 
-        Raises CorpusError if a file is missing or cannot be read.
+        Raises:
+          CorpusError: a file is missing or cannot be read.
         """
         total = 0.0
         for path in (file.path for file in self.files):
@@ -93,7 +94,8 @@ class TextFiles:
     def documents(self, skipped: Skipped) -> Iterator[Document]:
         """All documents, in a fixed order; what is left out goes to `skipped`.
 
-        Raises CorpusError if a file is missing or cannot be read.
+        Raises:
+          CorpusError: a file is missing or cannot be read.
         """
         for path in self.unknown:
             skipped.add(UNKNOWN_FORMAT, name_of(path))

@@ -162,7 +162,8 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: TextRules = STANDARD) -> Tokenizer:
     """Learns a vocabulary of V tokens, BOS and reserved ones included. With 256 a token is a byte, and 0xFF is BOS.
 
-    Raises VocabularyError if V is out of range, or the text has too few different words for it.
+    Raises:
+      VocabularyError: V is out of range, or the text has too few different words for it.
     """
     check_vocab_size(vocab_size)
     if vocab_size == MIN_VOCAB_SIZE:
