@@ -140,16 +140,13 @@ class SavedRun:
                 self._filesystem.put_file(str(bundle), f"{self._path}/{index['refs']}")
             self._filesystem.put_file(str(copy), f"{self._path}/{index['ledger']}")
         self._write_index(index)
-        old, self._index = self._index, index
-        if old is not None:
-            gone = [
-                old["ledger"],
-                old["refs"],
-                *(f"files/{name}" for name in old["files"].keys() - index["files"].keys()),
-            ]
-            for name in filter(None, gone):
-                with suppress(FileNotFoundError):  # removed by a save that was cut off
-                    self._filesystem.rm_file(f"{self._path}/{name}")
+        self._index = index
+        there = {str(path).rpartition("/")[2] for path in self._filesystem.ls(self._path, detail=False)}
+        named = {name for name in there if name.startswith(("ledger-", "refs-"))}  # some by a save that was cut off
+        gone = [f"files/{name}" for name in before.keys() - index["files"].keys()]
+        for name in [*(named - {index["ledger"], index["refs"]}), *gone]:
+            with suppress(FileNotFoundError):  # removed by a save that was cut off
+                self._filesystem.rm_file(f"{self._path}/{name}")
         return int(index["progress"]["experiments"])
 
     def _put_changed(self, before: dict[str, Any]) -> dict[str, Any]:

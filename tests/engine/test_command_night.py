@@ -109,7 +109,7 @@ def night(
 
 def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     task = FakeTask(noise=0)
-    assert night(agents, task, seconds=3, max_experiments=9).run() == "9 experiments reached"
+    assert night(agents, task, seconds=8, max_experiments=9).run() == "9 experiments reached"
     rows = agents.ledger().experiments()
     assert calls(tmp_path) == [1, 2, 2, 3, 4, 4, 4, 5, 6, 7, 8, 8, 9], "sent back: once or twice what is no proposal"
     assert [str(row.status) for row in rows] == [
@@ -121,7 +121,7 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
         'the agent changed nothing in train_lib.py; it said "out of ideas"',
         "the agent deleted train_lib.py, or made something else of it",
         "line 1: invalid syntax",
-        "the agent ran longer than 3 s, and had changed nothing in train_lib.py",
+        "the agent ran longer than 8 s, and had changed nothing in train_lib.py",
     ]
     assert (rows[6].hypothesis, rows[6].category) == ('deeper (changes of "agent.sh" ignored)', "depth")
     assert rows[7].hypothesis == "a crash (exited with status 4)"

@@ -35,7 +35,7 @@ CHANGES = [
         "grouped-query attention",
         ("self.key = Linear(width, width,", "self.key = Linear(width, HEAD_DIM,"),
         ("self.value = Linear(width, width,", "self.value = Linear(width, HEAD_DIM,"),
-        ("return (DEPTH - 1 - layer) % 2 == 0", "return False"),
+        ("return (DEPTH - 1 - layer) % VALUE_EMBEDDING_EVERY == 0", "return False"),
     ),
     change(
         "no positions, every layer recomputed",

@@ -254,6 +254,7 @@ def test_beside_a_driver_a_text_is_handed_over_and_waited_for(driver, call, tmp_
     assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
     thread.join()
     out, err = waiting[0].communicate(timeout=60)
+    assert out, err
     found = json.loads(out)
     assert (waiting[0].returncode, found["outcome"], found["experiment"]) == (0, "keep", 2)
     assert f"handed to pid {os.getpid()}" in err
