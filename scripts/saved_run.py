@@ -141,8 +141,9 @@ class SavedRun:
             self._filesystem.put_file(str(copy), f"{self._path}/{index['ledger']}")
         self._write_index(index)
         self._index = index
+        # also what a save left that was cut off
         there = {str(path).rpartition("/")[2] for path in self._filesystem.ls(self._path, detail=False)}
-        named = {name for name in there if name.startswith(("ledger-", "refs-"))}  # some by a save that was cut off
+        named = {name for name in there if name.startswith(("ledger-", "refs-"))}
         gone = [f"files/{name}" for name in before.keys() - index["files"].keys()]
         for name in [*(named - {index["ledger"], index["refs"]}), *gone]:
             with suppress(FileNotFoundError):  # removed by a save that was cut off

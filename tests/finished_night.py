@@ -75,9 +75,6 @@ class Night:
         command = f"autoresearch trial --from={self.folder.path}:{experiment}"
         return f"train another like it: `{command}`"
 
-    def verify(self, experiment: int) -> int:
-        return main(["verify", *self.where, f"--experiment={experiment}", "--format=json"])
-
 
 def run_night(place: Path, flags: tuple[str, ...], source: str) -> Night:
     """Runs two experiments in an empty folder, each of which was run more than once or may have been."""

@@ -12,7 +12,7 @@ from autoresearch_jax.tasks.lm.trace import ContractError
 
 TASK = TaskSpec(vocab_sizes=(256, 320), sequence_length=16)
 AS_IT_COMES = {"VALUE_EMBEDDING_EVERY": 1, "BIGRAM_BITS": 6, "KEY_SHIFT": 0.5}  # but for the size of the table
-QUICK = {"MUON_ITERATIONS": 1}  # to compile
+QUICK = {"MUON_ITERATIONS": 1}  # one compiles quickly
 
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")

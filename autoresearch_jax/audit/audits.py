@@ -100,7 +100,7 @@ def kept_experiments(ledger: Ledger) -> list[ExperimentRow]:
     """What a run kept: its baseline, and every champion after it.
 
     Raises:
-      AuditError: nothing but its baseline, or not even that.
+      AuditError: the run kept nothing but its baseline, or not even that.
     """
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP]
     if len(rows) < 2:

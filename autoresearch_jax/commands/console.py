@@ -105,7 +105,7 @@ print_notice = notices_of("run")
 
 
 class LiveLine:
-    """A line about the trial that runs, as a task reports; one trial after the other.
+    """One line about the running trial, from what its task reports; `show` begins the line of the next trial.
 
     On a terminal it is rewritten, and taken away by `close`; elsewhere a line is printed now and then. A terminal that
     is gone disturbs nothing.

@@ -44,7 +44,8 @@ class DiskGuard:
         """Checks that `more_bytes` fit and that the folder can be written to, by writing a small file.
 
         Raises:
-          DiskError: they do not, or it cannot; the message says what to do, and that the run goes on afterwards.
+          DiskError: the bytes do not fit, or the folder cannot be written to; the message says what to do, and that the
+            run goes on afterwards.
         """
         if _is_mounted_apart(self._snapshots, self._path):
             self._require_room(self._path, 0)

@@ -130,8 +130,8 @@ class Flight:
 
         Raises:
           RunError: the task or the champion failed too often, or the disk has no room; experiments stay open.
-          StopReached: other work kept the machine busy until the run was over; the same.
-          KeyboardInterrupt: the process was asked to end; the same.
+          StopReached: other work kept the machine busy until the run was over; experiments stay open.
+          KeyboardInterrupt: the process was asked to end; experiments stay open.
         """
         with self._parts.interrupts.allowed():
             finished = self._parts.executor.next_finished(timeout)
@@ -159,8 +159,8 @@ class Flight:
         Before anything was measured in this process, no wait would help a machine that fails.
 
         Raises:
-          RunError: it was one too many, or the disk's; the same command takes the experiment up again.
-          StopReached: the machine failed until the run was over; the same.
+          RunError: it failed too often in a row, or the disk is to blame; the same command takes it up again.
+          StopReached: the machine failed until the run was over; the same command takes it up, too.
         """
         if trouble := disk_trouble(error):
             raise RunError(f"{trouble}; {GOES_ON}") from error

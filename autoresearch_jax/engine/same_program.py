@@ -111,7 +111,7 @@ class SameProgram:
 
         Raises:
           RunError: the task failed too often; the experiment stays open.
-          KeyboardInterrupt: the process was asked to end; the same.
+          KeyboardInterrupt: the process was asked to end; the experiment stays open.
         """
         is_kept = experiment.kind is Kind.BASELINE or (action.decision is not None and action.decision.action.keeps)
         if not is_kept or experiment.id in self._repeated or not isinstance(self._task, RepeatableTask):

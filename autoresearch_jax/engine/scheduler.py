@@ -174,12 +174,13 @@ class Measuring:
           may_keep: False while another one is about to become the champion.
 
         Returns:
-          None where it has to wait: for that other one, or for its own trials.
+          The action; None where it has to wait: for the one that is about to become champion, or, the baseline, for its
+          own trials.
 
         Raises:
           RunError: the task failed too often, or the disk has no room; the experiment stays open.
-          StopReached: the machine failed until the run was over; the same.
-          KeyboardInterrupt: the process was asked to end; the same.
+          StopReached: the machine failed until the run was over; the experiment stays open.
+          KeyboardInterrupt: the process was asked to end; the experiment stays open.
         """
         champion = self._recorder.champion
         upon = None if champion is None else champion.id

@@ -70,7 +70,9 @@ class RayExecutor:
           address: "auto" for the cluster of this machine or of RAY_ADDRESS; HOST:PORT; or ray://HOST:PORT.
           patience_seconds: after which trials are given up while no node has the resource.
 
-        Raises UsageError if there is no such cluster, or no node has the resource; UserError if Ray is missing.
+        Raises:
+          UsageError: there is no such cluster, or no node has the resource.
+          UserError: Ray is missing.
         """
         self._ray = _connect(address)
         self._describe, self._terms, self._address = describe, terms, address

@@ -62,7 +62,7 @@ def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
 
     Args:
       text: Markdown, or one JSON object.
-      categories: of these one is named in more words, such as "Optimizer (learning rate)".
+      categories: kinds of change; the text may name one in more words, such as "Optimizer (learning rate)".
     """
     fields = _json_object(text)
     if fields is not None:

@@ -89,7 +89,8 @@ class GeminiProposer:
           examine: tries a text before it is proposed; None proposes every text that parses.
           keep_others: takes what an answer has beside its first proposal; needed if the options ask for several.
 
-        Raises UserError if there are no application-default credentials, and they are asked for.
+        Raises:
+          UserError: there are no application-default credentials, and they are asked for.
         """
         self._options = options
         self._editable_name = editable_name

@@ -56,10 +56,10 @@ class Claim:
 
     @property
     def budget(self) -> Budget:
-        """Of the claimed run.
+        """The budget of the claimed run.
 
         Raises:
-          SwarmError: it is none.
+          SwarmError: the evidence names no budget.
         """
         if (found := _BUDGET.fullmatch(self.evidence.budget)) is not None:
             number, unit = float(found[1]), found[2]

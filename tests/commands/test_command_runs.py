@@ -11,7 +11,7 @@ from autoresearch_jax import cli
 from autoresearch_jax.commands.init import COMMAND_FILES
 from autoresearch_jax.tasks.command.programs import MANIFEST
 
-# A budget for however busy the machine is
+# budget_seconds is long enough for a busy machine
 RUN = ("--task=command", "--tag=nov29", "--seed=0", "--clock=wall", "--budget_seconds=600", "--baseline_runs=2")
 
 PAGE = """# Classes

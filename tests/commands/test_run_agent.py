@@ -120,7 +120,7 @@ def test_a_program_that_only_a_start_finds_missing(place, capsys):
     git(place, "add", "no_interpreter.sh")
     git(place, "commit", "-qm", "more")
     for command in (
-        *("timeout 60 no-such-agent", "cd . && no-such-agent", "sh no-such.sh"),
+        *("timeout 60 no-such-agent", "cd . && no-such-agent", "sh no-such.sh", "python3 no-such.py"),
         *("./no_interpreter.sh", "./agent.sh && no-such-agent"),
     ):
         errors = refused(capsys, f"--agent_command={command}")

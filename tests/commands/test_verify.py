@@ -72,14 +72,12 @@ def ledger(night: Path) -> Path:
     return night / "ledger.db"
 
 
-def test_the_folder_alone_gives_the_score_again(night: Path, tiny_dataset: Dataset, tmp_path: Path) -> None:
+def test_the_folder_alone_gives_the_score_again(night: Path) -> None:
     code = "import sys; from autoresearch_jax.cli import main; main(sys.argv[1:]); sys.exit('jax' in sys.modules)"
-    command = [sys.executable, "-c", code, "verify", str(night), "--experiment=1"]
-    tiny_dataset.folder.rename(tmp_path / "lost")
-    try:
-        result = subprocess.run(command, capture_output=True, text=True)
-    finally:
-        (tmp_path / "lost").rename(tiny_dataset.folder)
+    dataset = json.loads((night / SNAPSHOT / "manifest.json").read_text())["dataset"]
+    hook = f"lambda event, args: os._exit(9) if event == 'open' and str(args[0]).startswith({dataset!r}) else None"
+    command = [sys.executable, "-c", f"import os, sys; sys.addaudithook({hook}); {code}", "verify", str(night)]
+    result = subprocess.run([*command, "--experiment=1"], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     found = {name: value.strip() for name, value in (line.split(":", 1) for line in result.stdout.splitlines())}
     assert found["verified"] == "yes"
@@ -92,8 +90,12 @@ def test_the_folder_alone_gives_the_score_again(night: Path, tiny_dataset: Datas
 
 
 def test_an_experiment_by_tag_as_json(night: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["verify", "night", f"--run_dir={night.parent}", "--experiment=1", "--format=json"]
+    assert main(command) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert (parsed["verified"], parsed["experiment"], parsed["difference"], parsed["differences"]) == (True, 1, 0, [])
     with changed(night / SNAPSHOT / "tokenizer.json", 9, random.Random(0)):
-        assert main(["verify", "night", f"--run_dir={night.parent}", "--experiment=1", "--format=json"]) == 1
+        assert main(command) == 1
     parsed = json.loads(capsys.readouterr().out)
     assert (parsed["verified"], parsed["val_bpb_now"], parsed["snapshot_files"]) == (False, None, "differs")
     assert (parsed["experiment"], parsed["snapshot"]) == (1, str(night / SNAPSHOT))

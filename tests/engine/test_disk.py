@@ -229,3 +229,17 @@ def test_of_a_full_disk_no_candidate_is_to_blame(bench, monkeypatch, step):
     assert bench.ledger().experiment(1).is_open
     run(FakeTask())
     assert bench.ledger().experiment(1).decision == "keep", "it is measured where there is room"
+
+
+def test_a_known_program_is_not_entered_on_a_full_disk(bench, monkeypatch):
+    full = Mock(side_effect=OSError(errno.EDQUOT, "Disk quota exceeded"))
+
+    class Repeats(ScriptedProposer):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                monkeypatch.setattr("autoresearch_jax.engine.disk.os.fsync", full)
+            return super().propose(brief)
+
+    with pytest.raises(DiskError, match="your quota of the disk is used up"):
+        bench.loop(FakeTask(), Repeats([moved(LR=0.9), moved(LR=0.9)]), max_experiments=2).run()
+    assert bench.ledger().experiment(2).is_open

@@ -130,15 +130,15 @@ def test_it_is_asked_ahead_and_what_it_costs_is_that_experiments(bench):
 
 def test_a_limit_ends_the_run_holds_for_the_next_process_and_is_told(bench):
     with GeminiServer(lambda request: GOOD) as server:
-        limits = SpendingLimits(dollars=2.5, tokens=300_000, requests=1)
+        limits = SpendingLimits(dollars=2.5, requests=1)
         reason = loop_of(bench, server, FakeTask(noise=0), 5, limits=limits).run()
         assert reason.startswith("--max_requests=1")
         assert loop_of(bench, server, FakeTask(noise=0), 5, limits=limits).run() == reason
     assert len(server.requests) == 1
     for figures in (summarize_run(bench.ledger(), bench.folder).lines(), describe(bench.ledger(), bench.folder)):
-        taken = [figures[name] for name in ("tokens", "max_tokens", "requests", "max_requests")]
-        assert taken == [1250, 300_000, 1, 1]
-        assert figures["max_dollars"] == 2.5
+        taken = [figures[name] for name in ("tokens", "max_dollars", "requests", "max_requests")]
+        assert taken == [1250, 2.5, 1, 1]
+        assert "max_tokens" not in figures
     check(bench, 1)
 
 

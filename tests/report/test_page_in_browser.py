@@ -132,7 +132,9 @@ def test_hostile_words_stay_words(show, tmp_path, report):
 
 def test_runs_are_compared_on_one_page_also_one_of_its_baseline_alone(show, night):
     other = write_night(night.path.parent / "other", 1, seed=3)
-    assert write_report(other).is_file()
+    young = show(write_report(other).as_uri())
+    expect(young.points()).to_have_count(1)
+    assert (young.violations(), young.errors) == ("", [])
     shown = show(write_report(night, other).as_uri(), NARROW)
     expect(shown.points()).to_have_count(num_experiments(night) + num_experiments(other))
     for place, tag in enumerate((night.path.name, other.path.name)):

@@ -200,7 +200,8 @@ class CommandTask:
                 measurement = replace(measurement, metrics=metrics | snapshot_figures(snapshot_dir))
         except AssetFailed as failure:
             metrics = {**trial.figures(), "total_seconds": time.monotonic() - started}
-            metrics |= {TOO_BUSY: True} if failure.too_busy else {}
+            if failure.too_busy:
+                metrics[TOO_BUSY] = True
             return Measurement(failure.status, None, seed, metrics, error=failure.reason)
         except (WatchError, SandboxError) as error:
             raise untouched(error) from error

@@ -36,7 +36,7 @@ class TimeBox:
     def __init__(
         self, what: str, seconds: float, max_stretch: float, clock: str, root: int, stop: threading.Event
     ) -> None:
-        """Starts at zero; `what` is limited, in words for the message, to so many attended `seconds`.
+        """Starts at zero; it may take `seconds` attended seconds, and messages call it `what`.
 
         By the wall clock it may take `max_stretch` times as long. Another thread may set `stop` to end the trial. For
         `root` see `TreeAccounting`.

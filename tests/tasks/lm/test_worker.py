@@ -29,7 +29,7 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
 def test_training_that_takes_too_long_leaves_no_process(
     make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
 ) -> None:
-    """For a trace that does see the red team and test_sandbox_limits.py."""
+    """A trace that takes too long: see tests/redteam/ and test_sandbox_limits.py."""
     alive: list[int] = []
     task = make_task(Budget(seconds=600.0), environment=environment, train_slack=-599.5)
     measured = run_trial(
