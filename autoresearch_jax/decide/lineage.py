@@ -25,8 +25,9 @@ class Lineage:
 
         Args:
           sign: 1 where a higher score is better, -1 where a lower one is.
-          learn_again: growth of the number of edits after which sigma and the prior are learnt again; above 1 in
-            simulations, to save time, where discarded edits enter the posterior no more often either.
+          learn_again: growth of the number of edits after which sigma and the prior are learnt again; discarded edits
+            enter the posterior after that growth, too, or after DISCARDED_GROWTH if that is more. Above 1 in
+            simulations, to save time.
         """
         self.sign = sign
         self.programs: dict[int, Program] = {}

@@ -72,7 +72,7 @@ def share(outcomes: list[PastExperiment], proposer: str) -> float:
     return sum(one.proposer == proposer for one in outcomes) / len(outcomes)
 
 
-def nobody(proposer: str, category: str) -> float:
+def never(proposer: str, category: str) -> float:
     return 0.0
 
 
@@ -99,7 +99,7 @@ def test_of_two_who_pay_off_as_often_the_larger_gains_get_most_until_they_are_ol
     assert share_of_agent(60, 2.0) > share_of_agent(9, 2.0)
 
 
-@pytest.mark.parametrize("chance", [nobody, lambda _, category: 0.9 * (category == "attention")])
+@pytest.mark.parametrize("chance", [never, lambda _, category: 0.9 * (category == "attention")])
 def test_each_category_has_its_turn(chance):
     blocks = len(DEFAULT_CATEGORIES)
     for seed in SEEDS:

@@ -42,7 +42,7 @@ FREE = [
 
 
 def hashes(arena: Arena, folder: Path, source: str, times: int = 1) -> tuple[set[str], str]:
-    """Hashes of a text prepared so many times for a trial, and the one from before it is kept."""
+    """Hashes of a text that is prepared `times` times for a trial, and its hash when it is prepared before a keep."""
     task = arena.task()
     try:
         usual = {task.prepare(source, folder).program_hash for _ in range(times)}
